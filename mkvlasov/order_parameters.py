@@ -1,0 +1,82 @@
+"""Order parameters: the overlaps that all routes are compared by, and what is read off them.
+
+Shapes: weights w (..., N, m), loadings a (..., N, K), Q (..., m, m), R (..., m, K).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mkvlasov._typing import Array
+
+
+def overlaps(w: Array, a: Array) -> tuple[Array, Array]:
+    """Return Q = mean of w w^T and R = mean of w a^T over the coordinates.
+
+    Parameters
+    ----------
+    w : ndarray, shape (..., N, m)
+    a : ndarray, shape (..., N, K)
+
+    Returns
+    -------
+    Q : ndarray, shape (..., m, m)
+    R : ndarray, shape (..., m, K)
+    """
+    transposed = np.swapaxes(w, -1, -2)
+    return transposed @ w / w.shape[-2], transposed @ a / w.shape[-2]
+
+
+def cosine_similarity(Q: Array, R: Array) -> Array:
+    """Return q_jk = R_jk / sqrt(Q_jj), shape (..., m, K); zero where Q_jj = 0 (no weights, no direction)."""
+    norm = np.sqrt(np.diagonal(Q, axis1=-2, axis2=-1))[..., None]
+    return R / np.where(norm > 0.0, norm, 1.0)
+
+
+def cosine_error(Q: Array, R: Array, Q_error: Array, R_error: Array) -> Array:
+    """Return the error of the cosine similarity that errors of Q and R cause, to first order and at worst."""
+    diagonal = np.diagonal(Q, axis1=-2, axis2=-1)[..., None]
+    safe = np.where(diagonal > 0.0, diagonal, 1.0)
+    diagonal_error = np.diagonal(Q_error, axis1=-2, axis2=-1)[..., None]
+    return R_error / np.sqrt(safe) + 0.5 * np.abs(R) * diagonal_error / safe**1.5
+
+
+def orthonormalize(a: Array) -> Array:
+    """Return the loadings (..., N, K) nearest to `a` with mean of a a^T equal to the identity.
+
+    The symmetric square root (polar decomposition) moves each loading the least: by O(1/sqrt N) for independent
+    draws from a law with E[a a^T] = identity.
+    """
+    gram = np.swapaxes(a, -1, -2) @ a / a.shape[-2]
+    values, vectors = np.linalg.eigh(gram)
+    return a @ (vectors / np.sqrt(values)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+
+
+def match_overlaps(w: Array, a: Array, Q: Array, R: Array) -> Array:
+    """Return weights near `w` whose overlaps with orthonormal loadings `a` are exactly Q and R.
+
+    The part of w along the features is replaced by R a; the rest is mapped linearly to covariance Q - R R^T. If
+    Q - R R^T has directions of zero variance, they are zero in the result.
+
+    Raises
+    ------
+    ValueError
+        If the part of `w` off the features does not span all outputs (more outputs than coordinates, or a start
+        without spread), so that no linear map gives it the wanted covariance.
+    """
+    n = w.shape[-2]
+    rest = w - a @ (np.swapaxes(a, -1, -2) @ w) / n
+    gram = np.swapaxes(rest, -1, -2) @ rest / n
+    wanted = Q - R @ np.swapaxes(R, -1, -2)
+    values, vectors = np.linalg.eigh(gram)
+    spread = (np.abs(wanted) > 1e-14 * np.abs(Q).max()).any()
+    if spread and (values.min(axis=-1) <= 1e-12 * values.max(axis=-1)).any():
+        raise ValueError("the start has no spread off the features, so its overlaps cannot be matched exactly")
+    inverse_root = vectors / np.sqrt(np.where(values > 0.0, values, 1.0))[..., None, :] @ np.swapaxes(vectors, -1, -2)
+    return rest @ inverse_root @ square_root(wanted) + a @ np.swapaxes(np.broadcast_to(R, (*gram.shape[:-1], a.shape[-1])), -1, -2)
+
+
+def square_root(covariance: Array) -> Array:
+    """Return the symmetric square root of positive semidefinite matrices (..., m, m); rounding below zero is cut."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :] @ np.swapaxes(vectors, -1, -2)

@@ -1,0 +1,1 @@
+"""What is learnt: frozen data without time and without numerics."""

@@ -1,0 +1,151 @@
+"""Losses of a batch and their gradients with respect to the outputs of the two views.
+
+Outputs have shape (..., B, m): the second last axis is the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from mkvlasov import _checks
+from mkvlasov._typing import Array
+from mkvlasov.errors import InvalidInput
+from mkvlasov.problem.value import Value
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What the package asks of a loss."""
+
+    def value(self, y1: Array, y2: Array) -> Array:
+        """Return F, shape (...), for outputs (..., B, m) of the two views."""
+
+    def output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
+        """Return dF/dy1 and dF/dy2, shapes (..., B, m)."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Covariance(Value):
+    """Covariance of the outputs of two views, with decorrelation of different outputs.
+
+    With C = (1/B) sum_b y_b^(1) y_b^(2)T,
+
+        F = - sum_j C_jj + (decorrelation / 2) sum_{j != l} C_jl^2.
+
+    Parameters
+    ----------
+    decorrelation : float
+        Weight lambda >= 0 of the second term (without effect for one output).
+    centered : bool
+        Take C about the means over the batch; needs a batch size of at least 2.
+
+    Notes
+    -----
+    docs/theory.md, section 1.
+    """
+
+    decorrelation: float = 0.0
+    centered: bool = False
+
+    def __post_init__(self) -> None:
+        checked = _checks.number("loss.decorrelation", self.decorrelation, minimum=0.0)
+        object.__setattr__(self, "decorrelation", checked)
+        object.__setattr__(self, "centered", _checks.flag("loss.centered", self.centered))
+
+    def value(self, y1: Array, y2: Array) -> Array:
+        c = self._covariance(*self._centre(y1, y2))
+        diagonal = np.trace(c, axis1=-2, axis2=-1)
+        off = (c**2).sum(axis=(-2, -1)) - (np.diagonal(c, axis1=-2, axis2=-1) ** 2).sum(axis=-1)
+        return -diagonal + 0.5 * self.decorrelation * off  # type: ignore[no-any-return]
+
+    def output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
+        y1, y2 = self._centre(y1, y2)
+        batch, outputs = y1.shape[-2:]
+        # M = dF/dC; the gradient of the centring drops out because centred outputs sum to zero.
+        if self.decorrelation and outputs > 1:
+            c = self._covariance(y1, y2)
+            m = self.decorrelation * c
+            m[..., range(outputs), range(outputs)] = -1.0
+            return y2 @ np.swapaxes(m, -1, -2) / batch, y1 @ m / batch
+        return -y2 / batch, -y1 / batch
+
+    def _centre(self, y1: Array, y2: Array) -> tuple[Array, Array]:
+        if not self.centered:
+            return y1, y2
+        return y1 - y1.mean(axis=-2, keepdims=True), y2 - y2.mean(axis=-2, keepdims=True)
+
+    @staticmethod
+    def _covariance(y1: Array, y2: Array) -> Array:
+        return np.swapaxes(y1, -1, -2) @ y2 / y1.shape[-2]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Custom(Value):
+    """Loss of one's own: a function of the two outputs of one sample, averaged over the batch.
+
+    Parameters
+    ----------
+    function : callable
+        f(y1, y2) for arrays (..., m), giving an array (...).
+    gradient : callable, optional
+        (y1, y2) -> (df/dy1, df/dy2), each (..., m). By default central differences of order six.
+    """
+
+    function: Callable[[Array, Array], Array]
+    gradient: Callable[[Array, Array], tuple[Array, Array]] | None = None
+
+    def __post_init__(self) -> None:
+        _checks.function("loss.function", self.function)
+        if self.gradient is not None:
+            _checks.function("loss.gradient", self.gradient)
+
+    def check(self, outputs: int) -> None:
+        """Call the functions once on outputs of the right shape; raise `InvalidInput` if they do not fit."""
+        y = np.linspace(-0.5, 0.5, 6 * outputs).reshape(2, 3, outputs)
+        allowed = f"a function of two arrays (..., {outputs}) that gives an array (...)"
+        try:
+            shape = np.shape(self.function(y, y[::-1]))
+        except Exception as error:
+            raise InvalidInput("loss.function", self.function, f"{allowed} (it raised {error!r})") from error
+        if shape != (2, 3):
+            raise InvalidInput("loss.function", self.function, f"{allowed} (for (2, 3, {outputs}) it gave {shape})")
+        if self.gradient is not None:
+            try:
+                shapes = tuple(np.shape(g) for g in self.gradient(y, y[::-1]))
+            except Exception as error:
+                raise InvalidInput("loss.gradient", self.gradient, f"two arrays (it raised {error!r})") from error
+            if shapes != (y.shape, y.shape):
+                raise InvalidInput("loss.gradient", self.gradient, f"two arrays (..., {outputs}), it gave {shapes}")
+
+    def value(self, y1: Array, y2: Array) -> Array:
+        return np.asarray(self.function(y1, y2), dtype=np.float64).mean(axis=-1)  # type: ignore[no-any-return]
+
+    def output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
+        g1, g2 = self.sample_gradient(y1, y2)
+        return g1 / y1.shape[-2], g2 / y1.shape[-2]
+
+    def sample_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
+        """Return the gradient of the function of one sample, without the 1/B of the average over the batch."""
+        if self.gradient is not None:
+            g1, g2 = self.gradient(y1, y2)
+            return np.asarray(g1, dtype=np.float64), np.asarray(g2, dtype=np.float64)
+        g1, g2 = np.empty_like(y1), np.empty_like(y2)
+        for j in range(y1.shape[-1]):
+            g1[..., j] = self._difference(y1, y2, 0, j)
+            g2[..., j] = self._difference(y1, y2, 1, j)
+        return g1, g2
+
+    def _difference(self, y1: Array, y2: Array, view: int, j: int) -> Array:
+        step = 0.01
+        total = np.zeros(y1.shape[:-1])
+        for k, weight in ((1, 45.0), (2, -9.0), (3, 1.0)):
+            for sign in (1.0, -1.0):
+                moved = [y1, y2]
+                moved[view] = moved[view].copy()
+                moved[view][..., j] += sign * k * step
+                total += sign * weight * self.function(moved[0], moved[1])
+        return total / (60.0 * step)

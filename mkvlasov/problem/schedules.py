@@ -1,0 +1,48 @@
+"""Learning-rate schedules: functions of the time t = step / N."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mkvlasov import _checks
+from mkvlasov.problem.value import Value
+
+
+def _positive(field: str, value: object) -> float:
+    return _checks.number(f"learning_rate.{field}", value, minimum=0.0, maximum=np.inf, exclusive=True)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ExponentialDecay(Value):
+    """tau(t) = floor + (initial - floor) exp(-t / timescale)."""
+
+    initial: float
+    timescale: float
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", _positive("initial", self.initial))
+        object.__setattr__(self, "timescale", _positive("timescale", self.timescale))
+        object.__setattr__(self, "floor", _checks.number("learning_rate.floor", self.floor, minimum=0.0))
+
+    def __call__(self, t: float) -> float:
+        return self.floor + (self.initial - self.floor) * float(np.exp(-t / self.timescale))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PowerDecay(Value):
+    """tau(t) = initial (1 + t / timescale)^(-exponent)."""
+
+    initial: float
+    timescale: float
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", _positive("initial", self.initial))
+        object.__setattr__(self, "timescale", _positive("timescale", self.timescale))
+        object.__setattr__(self, "exponent", _checks.number("learning_rate.exponent", self.exponent, minimum=0.0))
+
+    def __call__(self, t: float) -> float:
+        return self.initial * (1.0 + t / self.timescale) ** -self.exponent
