@@ -61,19 +61,21 @@ def match_overlaps(w: Array, a: Array, Q: Array, R: Array) -> Array:
     Raises
     ------
     ValueError
-        If the part of `w` off the features does not span all outputs (more outputs than coordinates, or a start
-        without spread), so that no linear map gives it the wanted covariance.
+        If the part of `w` off the features does not span the directions in which Q - R R^T has variance, so that no
+        linear map gives it the wanted covariance.
     """
     n = w.shape[-2]
+    R = np.broadcast_to(R, (*w.shape[:-2], *R.shape[-2:]))
     rest = w - a @ (np.swapaxes(a, -1, -2) @ w) / n
-    gram = np.swapaxes(rest, -1, -2) @ rest / n
+    values, vectors = np.linalg.eigh(np.swapaxes(rest, -1, -2) @ rest / n)
+    spanned = values > 1e-12 * values.max(axis=-1, keepdims=True)
+    inverse_roots = np.where(spanned, 1.0 / np.sqrt(np.where(spanned, values, 1.0)), 0.0)
+    whitened = rest @ (vectors * inverse_roots[..., None, :] @ np.swapaxes(vectors, -1, -2))
     wanted = Q - R @ np.swapaxes(R, -1, -2)
-    values, vectors = np.linalg.eigh(gram)
-    spread = (np.abs(wanted) > 1e-14 * np.abs(Q).max()).any()
-    if spread and (values.min(axis=-1) <= 1e-12 * values.max(axis=-1)).any():
-        raise ValueError("the start has no spread off the features, so its overlaps cannot be matched exactly")
-    inverse_root = vectors / np.sqrt(np.where(values > 0.0, values, 1.0))[..., None, :] @ np.swapaxes(vectors, -1, -2)
-    return rest @ inverse_root @ square_root(wanted) + a @ np.swapaxes(np.broadcast_to(R, (*gram.shape[:-1], a.shape[-1])), -1, -2)
+    matched = whitened @ square_root(wanted)
+    if np.abs(np.swapaxes(matched, -1, -2) @ matched / n - wanted).max() > 1e-9 * np.abs(Q).max():
+        raise ValueError("the start has too little spread off the features for its overlaps to be matched exactly")
+    return matched + a @ np.swapaxes(R, -1, -2)
 
 
 def square_root(covariance: Array) -> Array:

@@ -143,3 +143,16 @@ def stored_index(field: str, t: float, stored: Array) -> int:
             return index
     raise InvalidInput(field, t, f"one of the stored times {np.array2string(stored, precision=6, threshold=12)}")
 
+
+
+@dataclass(frozen=True)
+class Density:
+    """A density p(w | a) on points of the line.
+
+    Attributes
+    ----------
+    w, p : ndarray, shape (n,)
+    """
+
+    w: Array
+    p: Array

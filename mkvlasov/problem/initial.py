@@ -34,6 +34,11 @@ class GaussianMixture(Value):
         """Return the law of A w + shift + N(0, P); A and P are (m, m), shift is (m,)."""
         return GaussianMixture(self.weights, self.means @ A.T + shift, A @ self.covariances @ A.T + P)
 
+    def marginal(self, output: int) -> GaussianMixture:
+        """Return the law of one entry of the vector, as a mixture with m = 1."""
+        j = slice(output, output + 1)
+        return GaussianMixture(self.weights, self.means[:, j], self.covariances[:, j, j])
+
     def pdf(self, w: Array) -> Array:
         """Return the density at w (n,), for m = 1; components without variance are left out (they have none)."""
         mean, std = self._scalar()

@@ -1,0 +1,74 @@
+"""The solution of the closed ODEs, with the exact density that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mkvlasov import _checks
+from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.errors import InvalidInput
+from mkvlasov.problem.initial import GaussianMixture
+from mkvlasov.solution import Density, Solution
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class OdeSolution(Solution):
+    """Order parameters from the closed ODEs (L2 or no regularizer) and the whole law of the weights.
+
+    Given its loading a and its start w_0, a row of weights is at time t distributed as
+
+        w_t = A_t w_0 + C_t a + N(0, P_t).
+
+    Attributes
+    ----------
+    A, C, P : ndarray, shapes (T, m, m), (T, m, K), (T, m, m)
+
+    Notes
+    -----
+    docs/theory.md, section 5.
+    """
+
+    A: Array
+    C: Array
+    P: Array
+
+    def law(self, t: float, loading: ArrayLike) -> GaussianMixture:
+        """Return the exact law of w given the loading (K,) at a stored time: a mixture of Gaussians in R^m."""
+        i = self.time_index(t)
+        k = self.R.shape[2]
+        a = np.atleast_1d(_checks.array("loading", loading, ndim=(0, 1)))
+        if a.shape != (k,):
+            raise InvalidInput("loading", loading, f"{k} number(s), one per feature")
+        start = self.initial.conditional(a, self.problem)
+        return start.affine(self.A[i], self.C[i] @ a, self.P[i])
+
+    def density(self, t: float, loading: ArrayLike, w: ArrayLike | None = None) -> Density:
+        """Return the exact density p(w | a) of one output (m = 1) at a stored time.
+
+        Parameters
+        ----------
+        t : float
+            One of the stored times.
+        loading : float or array, shape (K,)
+        w : array, shape (n,), optional
+            Where; by default 801 points that cover all components by eight standard deviations.
+
+        Raises
+        ------
+        InvalidInput
+            For a time that was not stored, or a law with an atom (a point mass before any diffusion), which has no
+            density.
+        """
+        law = self.law(t, loading)
+        if law.means.shape[1] != 1:
+            raise InvalidInput("outputs", law.means.shape[1], "1 (for more outputs use the mixture that law() gives)")
+        mean, std = law.means[:, 0], np.sqrt(law.covariances[:, 0, 0])
+        if (std == 0.0).any():
+            raise InvalidInput("t", t, "a time at which the law has a density (here part of it is a point mass)")
+        if w is None:
+            points = np.linspace((mean - 8.0 * std).min(), (mean + 8.0 * std).max(), 801)
+        else:
+            points = _checks.array("w", w, ndim=1)
+        return Density(points, law.pdf(points))

@@ -1,0 +1,1 @@
+"""Agreement between routes, judged against their errors."""
