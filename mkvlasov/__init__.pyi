@@ -4,6 +4,8 @@ from .errors import ClosureError as ClosureError
 from .errors import InvalidInput as InvalidInput
 from .errors import MkvlasovError as MkvlasovError
 from .errors import UnsupportedError as UnsupportedError
+from .plotting.densities import plot_densities as plot_densities
+from .plotting.trajectories import plot_solutions as plot_solutions
 from .problem import activations as activations
 from .problem import augmentations as augmentations
 from .problem import hidden as hidden
@@ -18,5 +20,7 @@ from .solvers.particles import simulate_particles as simulate_particles
 from .solvers.pde.solve import solve_pde as solve_pde
 from .solvers.sgd import simulate_sgd as simulate_sgd
 from .storage import load as load
+from .validation.compare import Comparison as Comparison
 from .validation.compare import compare as compare
+from .validation.validate import Report as Report
 from .validation.validate import validate as validate

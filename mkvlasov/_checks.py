@@ -27,7 +27,10 @@ def number(
         raise InvalidInput(field, value, allowed)
     if isinstance(value, np.ndarray) and (value.ndim or not np.issubdtype(value.dtype, np.number)):
         raise InvalidInput(field, value, allowed)
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        raise InvalidInput(field, value, allowed) from None
     inside = minimum < result < maximum if exclusive else minimum <= result <= maximum
     if not math.isfinite(result) or not inside:
         raise InvalidInput(field, value, allowed)

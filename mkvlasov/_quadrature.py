@@ -36,7 +36,7 @@ class TrapezoidalRule(NamedTuple):
 def trapezoidal_rule(spacing: float, reach: float) -> TrapezoidalRule:
     """Return the trapezoidal rule with Gaussian weights on [-reach, reach] or slightly beyond."""
     half = 4 * math.ceil(reach / spacing / 4.0)
-    points = spacing * np.arange(-half, half + 1)
+    points: Array = spacing * np.arange(-half, half + 1, dtype=np.float64)
     density = spacing * np.exp(-0.5 * points**2) / math.sqrt(2.0 * math.pi)
     weights = np.zeros((3, len(points)))
     for row, stride in enumerate((1, 2, 4)):
@@ -49,18 +49,18 @@ def trapezoidal_rule(spacing: float, reach: float) -> TrapezoidalRule:
 def hermite_analysis(spacing: float, reach: float, order: int) -> Array:
     """Return the matrix that turns values on trapezoidal points into Hermite coefficients.
 
-    Column k < `order` gives E[f(x) He_k(x) / sqrt(k!)], x standard normal, on the points of `trapezoidal_rule`; two
-    more columns give E[f(x)] by its two coarser rules.
+    Column k < `order` gives E[f(x) He_k(x) / sqrt(k!)], x standard normal, on the points of `trapezoidal_rule`; three
+    more columns give E[f(x)] by the rule itself and by its two coarser ones.
 
     Returns
     -------
-    ndarray, shape (n, order + 2)
+    ndarray, shape (n, order + 3)
     """
     points, weights = trapezoidal_rule(spacing, reach)
     root = np.exp(-0.25 * points**2) * (2.0 * math.pi) ** -0.25
-    matrix = np.empty((len(points), order + 2))
+    matrix = np.empty((len(points), order + 3))
     matrix[:, :order] = hermite_functions(points, order) * (spacing * root)[:, None]
-    matrix[:, order:] = weights[1:].T
+    matrix[:, order:] = weights.T
     matrix.flags.writeable = False
     return matrix
 

@@ -22,7 +22,8 @@ class InvalidInput(MkvlasovError, ValueError):
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field, self.value, self.allowed = field, value, allowed
-        super().__init__(f"{field}: got {_shorten(value)}; expected {allowed}")
+        # One line, whatever the parts contain: a message that a terminal or a log shows whole.
+        super().__init__(" ".join(f"{field}: got {_shorten(value)}; expected {allowed}".split()))
 
     def within(self, prefix: str) -> InvalidInput:
         """Return the same error with the field named from further outside (``hidden`` -> ``problem.hidden``)."""

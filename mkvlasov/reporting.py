@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mkvlasov.configuration import to_toml
+from mkvlasov.configuration import RunOptions, to_toml
 from mkvlasov.errors import InvalidInput
 from mkvlasov.plotting.densities import plot_densities
 from mkvlasov.plotting.trajectories import plot_solutions
@@ -22,17 +22,20 @@ SUMMARY = "summary.json"
 
 def check_directory(directory: str | Path) -> Path:
     """Return the folder for a report if one can be written there; raise `InvalidInput` before any work is done."""
-    path = Path(directory)
+    path = Path(directory).resolve()
     allowed = "a new or empty folder, or an earlier report"
-    if path.exists():
-        if not path.is_dir() or (any(path.iterdir()) and not (path / SUMMARY).is_file()):
-            raise InvalidInput("report directory", str(directory), allowed)
-    parent = path.absolute().parent
+    if path.exists() and not _replaceable(path):
+        raise InvalidInput("report directory", str(directory), allowed)
+    parent = path.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InvalidInput("report directory", str(directory), f"{allowed}, where files can be written")
     return path
+
+
+def _replaceable(path: Path) -> bool:
+    return path.is_dir() and (not any(path.iterdir()) or (path / SUMMARY).is_file())
 
 
 def write_report(report: Report, directory: str | Path) -> Path:
@@ -53,8 +56,8 @@ def write_report(report: Report, directory: str | Path) -> Path:
         If the folder holds anything else.
     """
     path = check_directory(directory)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}-") as scratch:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
         _write(report, new)
@@ -71,10 +74,26 @@ def _write(report: Report, path: Path) -> None:
     (path / "results").mkdir()
     for route, solution in report.solutions.items():
         solution.save(path / "results" / f"{route}.nc")
-    problem = to_toml(report.problem, report.initial)
-    (path / "problem.toml").write_text(problem)
-    (path / "report.md").write_text(_markdown(report))
+    problem = _problem_file(report)
+    if problem is not None:
+        (path / "problem.toml").write_text(problem)
+    (path / "report.md").write_text(_markdown(report, problem))
     (path / SUMMARY).write_text(json.dumps(_summary(report, problem), indent=2, allow_nan=False) + "\n")
+
+
+def _problem_file(report: Report) -> str | None:
+    """Return the problem and the settings as a problem file, or None if it holds functions that a file cannot name.
+
+    Randomness that did not start from one number cannot be named either; the file then says 0.
+    """
+    settings = report.settings
+    whole = {name: int(settings[name]) for name in ("times", "dimension", "runs", "particles")}
+    seed = str(settings["seed"])
+    run = RunOptions(t_final=float(settings["t_final"]), seed=int(seed) if seed.isdigit() else 0, **whole)
+    try:
+        return to_toml(report.problem, report.initial, run)
+    except InvalidInput:
+        return None
 
 
 def _figure(figure: Figure, stem: Path) -> None:
@@ -82,7 +101,7 @@ def _figure(figure: Figure, stem: Path) -> None:
         figure.savefig(stem.with_suffix(suffix))
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: Report, problem: str | None) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     routes = [
         f"| {route} | {s.status.message} | {s.stats['error_estimate']:.1e} | {s.n_runs} | {s.stats['seconds']:.1f} |"
@@ -99,14 +118,16 @@ def _markdown(report: Report) -> str:
         "\n".join(f"- {failure}" for failure in report.comparison.failures),
         "## Problem",
         f"```python\n{report.problem}\n{report.initial}\n```",
-        "The same as a problem file: `problem.toml`, which `mkvlasov validate problem.toml` runs again.",
+        ""
+        if problem is None
+        else "The same as a problem file: `problem.toml`, which `mkvlasov validate problem.toml` runs again.",
         f"Settings: {settings}.",
         "## Routes",
         "\n".join(["| route | ended | estimated error | runs | seconds |", "|---|---|---|---|---|", *routes]),
         "\n".join(skipped),
         "## Order parameters",
         "![Order parameters over time](trajectories.png)",
-        "Lines: PDE and closed ODEs; dots: particles; circles with bars: mean of the SGD runs with two standard errors.",
+        "Lines: PDE and closed ODEs; dots: particles; circles: mean of the SGD runs with two standard errors.",
         "## Densities",
         "![Density snapshots](densities.png)",
         "Density of the weights of coordinates with the loading given at the left, at the time given above.",
@@ -122,7 +143,10 @@ def _markdown(report: Report) -> str:
 
 
 def _table(rows: tuple[Row, ...]) -> str:
-    lines = ["| comparison | quantity | statistic | gap | allowed | verdict | reason |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| comparison | quantity | statistic | gap | allowed | verdict | reason |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {row.reference} - {row.other} | {row.quantity} | {row.statistic} | {row.gap:.2e} | {row.allowed:.2e} | "
         f"{'agree' if row.passed else '**disagree**'} | {row.reason} |"
@@ -131,7 +155,7 @@ def _table(rows: tuple[Row, ...]) -> str:
     return "\n".join(lines)
 
 
-def _summary(report: Report, problem: str) -> dict[str, object]:
+def _summary(report: Report, problem: str | None) -> dict[str, object]:
     return {
         "passed": report.passed,
         "problem": problem,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -122,6 +122,12 @@ class Solution:
 
         return plot_solutions([self])
 
+    def plot_density(self, times: Sequence[float]) -> Figure:
+        """Draw density snapshots p(w | a) at stored times (for simulations: snapshots), a row per loading."""
+        from mkvlasov.plotting.densities import plot_densities
+
+        return plot_densities([self], times)
+
     def to_xarray(self) -> xarray.Dataset:
         """Return everything as a labelled dataset."""
         from mkvlasov.storage import to_xarray
@@ -142,7 +148,6 @@ def stored_index(field: str, t: float, stored: Array) -> int:
         if abs(stored[index] - t) <= 1e-9 * max(1.0, abs(t)):
             return index
     raise InvalidInput(field, t, f"one of the stored times {np.array2string(stored, precision=6, threshold=12)}")
-
 
 
 @dataclass(frozen=True)

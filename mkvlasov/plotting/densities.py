@@ -56,7 +56,7 @@ def loading_groups(solution: Solution, most: int = 3) -> list[LoadingGroup]:
 
 
 def _range(centre: Array) -> LoadingGroup:
-    x, w = np.polynomial.legendre.leggauss(2)
+    x, _ = np.polynomial.legendre.leggauss(2)
     grid = np.stack(np.meshgrid(*[x] * len(centre), indexing="ij"), axis=-1).reshape(-1, len(centre))
     points = centre + _HALF_WIDTH * grid
     weights = np.exp(-0.5 * (points**2).sum(axis=1))
@@ -126,7 +126,9 @@ def _snapshot(ax: Axes, solutions: Sequence[Solution], t: float, group: LoadingG
 def _histogram(ax: Axes, solution: RunsSolution, t: float, group: LoadingGroup, output: int) -> Array | None:
     if not len(solution.snapshots.t) or np.abs(solution.snapshots.t - t).min() > 1e-9 * max(1.0, t):
         return None
-    histogram = solution.histogram(t, group.selection, bins=40, output=output)
+    count = solution.histogram(t, group.selection, bins=1, output=output).count
+    # Rice's rule: as many bins as show the shape without showing the counting noise.
+    histogram = solution.histogram(t, group.selection, bins=int(np.clip(2.0 * count ** (1 / 3), 8, 50)), output=output)
     if solution.route == "sgd":
         ax.stairs(histogram.density, histogram.edges, fill=True, color=PALETTE[5], alpha=0.45, zorder=1)
         ax.errorbar(

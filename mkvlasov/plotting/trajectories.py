@@ -46,9 +46,7 @@ def plot_solutions(solutions: Sequence[Solution]) -> Figure:
         return figure
 
 
-def _panel(
-    ax: Axes, solutions: Sequence[Solution], name: str, entries: Sequence[tuple[int, ...]], ylabel: str
-) -> None:
+def _panel(ax: Axes, solutions: Sequence[Solution], name: str, entries: Sequence[tuple[int, ...]], ylabel: str) -> None:
     for color, index in zip(_colors(len(entries)), entries, strict=True):
         for solution in solutions:
             values, stderr = getattr(solution, name), getattr(solution, name + "_stderr")

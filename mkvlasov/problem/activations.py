@@ -130,7 +130,7 @@ class LeakyReLU(Value):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "slope", _checks.number("slope", self.slope))
+        object.__setattr__(self, "slope", _checks.number("activation.slope", self.slope))
 
     @property
     def kinks(self) -> Kinks:
@@ -171,10 +171,10 @@ class Polynomial(_Smooth):
     coefficients: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "coefficients", _checks.array("coefficients", self.coefficients, ndim=1))
+        object.__setattr__(self, "coefficients", _checks.array("activation.coefficients", self.coefficients, ndim=1))
 
     def value(self, h: Array) -> Array:
-        return polynomial.polyval(h, self.coefficients)
+        return np.asarray(polynomial.polyval(h, self.coefficients), dtype=np.float64)
 
     def derivative(self, h: Array) -> Array:
         return polynomial.polyval(h, polynomial.polyder(self.coefficients)) + np.zeros_like(h)
@@ -201,11 +201,9 @@ class Custom(_Smooth):
     function: Callable[[Array], Array]
     derivative_function: Callable[[Array], Array] | None = None
 
-    def __init__(
-        self, function: Callable[[Array], Array], derivative: Callable[[Array], Array] | None = None
-    ) -> None:
-        object.__setattr__(self, "function", _elementwise("function", function))
-        checked = None if derivative is None else _elementwise("derivative", derivative)
+    def __init__(self, function: Callable[[Array], Array], derivative: Callable[[Array], Array] | None = None) -> None:
+        object.__setattr__(self, "function", _elementwise("activation.function", function))
+        checked = None if derivative is None else _elementwise("activation.derivative", derivative)
         object.__setattr__(self, "derivative_function", checked)
 
     def value(self, h: Array) -> Array:
@@ -234,7 +232,7 @@ def _central_difference(f: Callable[[Array], Array], h: Array) -> Array:
 def _second_central_difference(f: Callable[[Array], Array], h: Array) -> Array:
     weights = ((1, 270.0), (2, -27.0), (3, 2.0))
     neighbours = sum(w * (f(h + k * _STEP) + f(h - k * _STEP)) for k, w in weights)
-    return (neighbours - 490.0 * f(h)) / (180.0 * _STEP**2)  # type: ignore[no-any-return]
+    return (neighbours - 490.0 * f(h)) / (180.0 * _STEP**2)
 
 
 def _elementwise(field: str, f: object) -> Callable[[Array], Array]:

@@ -102,7 +102,7 @@ class Problem(Value):
         put(self, "activation", from_name(activation))
         put(self, "learning_rate", _learning_rate(learning_rate))
         put(self, "regularizer", _piece("regularizer", regularizer, Regularizer, Zero()))
-        put(self, "augmentation", _piece("augmentation", augmentation, Augmentation, GaussianNoise(0.0)))
+        put(self, "augmentation", _piece("augmentation", augmentation, Augmentation, GaussianNoise(np.zeros(2))))
         put(self, "loss", _piece("loss", loss, Loss, Covariance()))
         put(self, "loadings", _piece("loadings", loadings, LoadingLaw, GaussianLoadings()))
         put(self, "outputs", _checks.integer("outputs", outputs, minimum=1))

@@ -93,7 +93,7 @@ class Rademacher(_Independent):
         return True
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        signs = 2.0 * rng.integers(0, 2, size=(*shape, self.n_features)) - 1.0
+        signs = 2.0 * rng.integers(0, 2, size=(*shape, self.n_features)).astype(np.float64) - 1.0
         return signs * np.sqrt(self.variance)
 
     def nodes(self, order: int) -> HiddenNodes:

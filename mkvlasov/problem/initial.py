@@ -44,14 +44,14 @@ class GaussianMixture(Value):
         mean, std = self._scalar()
         spread = std > 0.0
         z = (w[:, None] - mean[spread]) / std[spread]
-        return np.exp(-0.5 * z * z) @ (self.weights[spread] / (np.sqrt(2.0 * np.pi) * std[spread]))  # type: ignore[no-any-return]
+        return np.exp(-0.5 * z * z) @ (self.weights[spread] / (np.sqrt(2.0 * np.pi) * std[spread]))
 
     def cdf(self, w: Array) -> Array:
         """Return the distribution function at w (n,), for m = 1."""
         mean, std = self._scalar()
         distance = w[:, None] - mean
         z = np.where(std > 0.0, distance / np.where(std > 0.0, std, 1.0), np.where(distance >= 0.0, np.inf, -np.inf))
-        return special.ndtr(z) @ self.weights  # type: ignore[no-any-return]
+        return special.ndtr(z) @ self.weights
 
     def _scalar(self) -> tuple[Array, Array]:
         if self.means.shape[1] != 1:
@@ -308,4 +308,8 @@ def check_initial(initial: object, problem: Problem) -> InitialLaw:
     if isinstance(initial, type) or not isinstance(initial, InitialLaw):
         raise InvalidInput("initial", initial, "a law from mkvlasov.initial")
     initial.check(problem)
+    if problem.constraint == "sphere":
+        norms = np.diagonal(initial.overlaps(problem)[0])
+        if np.abs(norms - 1.0).max() > 1e-9:
+            raise InvalidInput("initial", initial, f"a law with Q_jj = 1, on the sphere (Q_jj is {norms.tolist()})")
     return initial

@@ -80,7 +80,7 @@ class Rademacher(_AnyDimension):
         return True
 
     def sample(self, rng: np.random.Generator, n: int, n_features: int) -> Array:
-        return 2.0 * rng.integers(0, 2, size=(n, n_features)) - 1.0
+        return 2.0 * rng.integers(0, 2, size=(n, n_features)).astype(np.float64) - 1.0
 
     def nodes(self, n_features: int, order: int) -> LoadingNodes:
         return _product(np.array([-1.0, 1.0]), np.array([0.5, 0.5]), n_features)

@@ -60,7 +60,7 @@ class Covariance(Value):
         c = self._covariance(*self._centre(y1, y2))
         diagonal = np.trace(c, axis1=-2, axis2=-1)
         off = (c**2).sum(axis=(-2, -1)) - (np.diagonal(c, axis1=-2, axis2=-1) ** 2).sum(axis=-1)
-        return -diagonal + 0.5 * self.decorrelation * off  # type: ignore[no-any-return]
+        return -diagonal + 0.5 * self.decorrelation * off
 
     def output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
         y1, y2 = self._centre(y1, y2)
@@ -122,7 +122,7 @@ class Custom(Value):
                 raise InvalidInput("loss.gradient", self.gradient, f"two arrays (..., {outputs}), it gave {shapes}")
 
     def value(self, y1: Array, y2: Array) -> Array:
-        return np.asarray(self.function(y1, y2), dtype=np.float64).mean(axis=-1)  # type: ignore[no-any-return]
+        return np.asarray(self.function(y1, y2), dtype=np.float64).mean(axis=-1)
 
     def output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
         g1, g2 = self.sample_gradient(y1, y2)

@@ -96,7 +96,7 @@ class L1(_Base):
         return None if self.strength else 0.0
 
     def value(self, w: Array) -> Array:
-        return self.strength * np.abs(w).sum(axis=-1)  # type: ignore[no-any-return]
+        return self.strength * np.abs(w).sum(axis=-1)
 
     def gradient(self, w: Array) -> Array:
         return self.strength * np.sign(w)
@@ -119,7 +119,7 @@ class L2(_Base):
         return self.strength
 
     def value(self, w: Array) -> Array:
-        return 0.5 * self.strength * (w * w).sum(axis=-1)  # type: ignore[no-any-return]
+        return 0.5 * self.strength * (w * w).sum(axis=-1)
 
     def gradient(self, w: Array) -> Array:
         return self.strength * w
@@ -148,7 +148,7 @@ class ElasticNet(_Base):
         return None if self.l1 else self.l2
 
     def value(self, w: Array) -> Array:
-        return (self.l1 * np.abs(w) + 0.5 * self.l2 * w * w).sum(axis=-1)  # type: ignore[no-any-return]
+        return (self.l1 * np.abs(w) + 0.5 * self.l2 * w * w).sum(axis=-1)
 
     def gradient(self, w: Array) -> Array:
         return self.l1 * np.sign(w) + self.l2 * w
@@ -172,10 +172,14 @@ class Huber(_Base):
         delta = _checks.array("regularizer.delta", self.delta, ndim=0, minimum=0.0, exclusive=True)
         object.__setattr__(self, "delta", float(delta))
 
+    @property
+    def linear_strength(self) -> float | None:
+        return None if self.strength else 0.0
+
     def value(self, w: Array) -> Array:
         size = np.abs(w)
         inner, outer = 0.5 * size * size / self.delta, size - 0.5 * self.delta
-        return self.strength * np.where(size <= self.delta, inner, outer).sum(axis=-1)  # type: ignore[no-any-return]
+        return self.strength * np.where(size <= self.delta, inner, outer).sum(axis=-1)
 
     def gradient(self, w: Array) -> Array:
         return self.strength * np.clip(w / self.delta, -1.0, 1.0)
@@ -195,8 +199,12 @@ class DoubleWell(_Base):
     def __post_init__(self) -> None:
         object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
 
+    @property
+    def linear_strength(self) -> float | None:
+        return None if self.strength else 0.0
+
     def value(self, w: Array) -> Array:
-        return 0.25 * self.strength * ((w * w - 1.0) ** 2).sum(axis=-1)  # type: ignore[no-any-return]
+        return 0.25 * self.strength * ((w * w - 1.0) ** 2).sum(axis=-1)
 
     def gradient(self, w: Array) -> Array:
         return self.strength * (w * w - 1.0) * w
@@ -231,7 +239,7 @@ class GroupLasso(_Base):
         return None if self.strength else 0.0
 
     def value(self, w: Array) -> Array:
-        return self.strength * np.linalg.norm(w, axis=-1)  # type: ignore[no-any-return]
+        return self.strength * np.linalg.norm(w, axis=-1)
 
     def gradient(self, w: Array) -> Array:
         norm = np.linalg.norm(w, axis=-1, keepdims=True)
@@ -279,7 +287,7 @@ class Custom(_Base):
         return self.proximal_function is not None
 
     def value(self, w: Array) -> Array:
-        return np.asarray(self.value_function(w), dtype=np.float64).sum(axis=-1)  # type: ignore[no-any-return]
+        return np.asarray(self.value_function(w), dtype=np.float64).sum(axis=-1)
 
     def gradient(self, w: Array) -> Array:
         return np.asarray(self.gradient_function(w), dtype=np.float64)

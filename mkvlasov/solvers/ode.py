@@ -20,7 +20,7 @@ from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution import Status
 from mkvlasov.solution_ode import OdeSolution
 
-DIVERGED = 1e8
+DIVERGED = 1e5
 """An overlap beyond this ends a run: no activation of practical use gets there and comes back."""
 
 _LOOSER = 100.0
@@ -169,7 +169,7 @@ def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float
     states = result.y.T if len(result.t) else np.zeros((0, len(start)))
     if result.status == 0:
         status = Status(True, f"reached t = {t[-1]:g}")
-    elif result.status == 1:
+    elif result.status == 1 and result.t_events is not None:
         status = Status(False, f"diverged: an overlap exceeded {DIVERGED:g} at t = {result.t_events[0][0]:.6g}")
     else:
         status = Status(False, f"the step size underflowed after t = {result.t[-1] if len(result.t) else 0.0:.6g}")
@@ -187,8 +187,8 @@ def _solution(
     R_error, Q_error, *_ = fine.system.unpack(differences)
     at_times = [fine.system.coefficients(q, r, s) for q, r, s in zip(Q, R, t, strict=True)]
     # The errors of the coefficients accumulate as a rate of error over time.
-    rates = [float(c.error) * fine.system.terms(c, q, r, s) for c, q, r, s in zip(at_times, Q, R, t, strict=True)]
-    accumulated = cumulative_trapezoid(rates, t, initial=0.0) if n else np.zeros(0)
+    rates = np.array([c.error * fine.system.terms(c, q, r, s) for c, q, r, s in zip(at_times, Q, R, t, strict=True)])
+    accumulated = cumulative_trapezoid(rates, t, initial=0) if n else np.zeros(0)
     R_error, Q_error = R_error + accumulated[:, None, None], Q_error + accumulated[:, None, None]
     return OdeSolution(
         route="ode", problem=problem, initial=initial, t=t, Q=Q, R=R, Q_error=Q_error, R_error=R_error,

@@ -8,7 +8,6 @@ weights (m, N) and features (K, N), because every inner loop runs over coordinat
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,16 +22,18 @@ from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.errors import UnsupportedError
 from mkvlasov.order_parameters import match_overlaps, orthonormalize, overlaps
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import InitialLaw
-from mkvlasov.solution_runs import RunRecord, SgdSolution, sgd_solution
+from mkvlasov.problem.initial import InitialLaw, check_initial
+from mkvlasov.solution_runs import RunRecord, SgdSolution, summarize
+from mkvlasov.solvers.options import snapshot_times, worker_count
 
 # A run counts as diverged when a weight exceeds this: its pre-activations are then of the order of 1e8 too, far
 # beyond any regime that the limit describes, and still far from overflow.
 HUGE_WEIGHT = 1e8
 
 # Views drawn at a time hold about this many coordinates per run, so that a block of runs stays in the cache.
-_CHUNK_COORDINATES = 2**14
-_BLOCK_COORDINATES = 2**18
+_CHUNK_COORDINATES = 2**15
+_CHUNK_STEPS = 64
+_BLOCK_COORDINATES = 2**19
 
 
 def simulate_sgd(
@@ -109,21 +110,21 @@ def simulate_sgd(
 
     Notes
     -----
-    Memory: about 8 N m bytes per run for the weights, 8 N K for the features, and per worker 2 MiB or two
-    batches of views of one run, whichever is more. docs/theory.md, sections 1 and 9.
+    Memory: about 8 N m bytes per run for the weights, 8 N K for the features, and per worker 8 MiB or five
+    times a batch of one run, whichever is more. docs/theory.md, sections 1 and 9.
     """
     if math.isinf(problem.batch_size):
         raise UnsupportedError(
             "simulate_sgd needs a finite batch_size (got inf, the gradient flow): take a large finite batch, or use "
             "solve_pde, solve_ode or simulate_particles, where batch_size = inf means no diffusion"
         )
-    problem.check_initial(initial)
+    initial = check_initial(initial, problem)
     t = _checks.times("t_eval", t_eval)
     size = problem.n_features + problem.outputs
     dimension = _checks.integer("dimension", dimension, minimum=size + 1)
     runs = _checks.integer("runs", runs, minimum=1)
-    kept = _snapshot_times(snapshots, float(t[-1]))
-    workers = _available_processors() if workers is None else _checks.integer("workers", workers, minimum=1)
+    kept = snapshot_times(snapshots, float(t[-1]))
+    workers = worker_count(workers)
     plan = _Plan(
         problem=problem,
         initial=initial,
@@ -139,14 +140,26 @@ def simulate_sgd(
     spent = time.perf_counter() - started
     steps = plan.last_step
     stats = {
-        "time_spent": spent,
+        "seconds": spent,
+        "error_estimate": 0.0,
         "steps": float(steps),
         "coordinate_updates_per_second": runs * steps * dimension / spent,
         "diverged": float(np.isfinite(record.diverged).sum()),
         "dimension": float(dimension),
         "workers": float(workers),
     }
-    return sgd_solution(problem, initial, t, kept, record, stats)
+    exact = (np.zeros((len(t), *record.Q.shape[2:])), np.zeros((len(t), *record.R.shape[2:])))
+    return summarize(
+        SgdSolution,
+        route="sgd",
+        problem=problem,
+        initial=initial,
+        t=t,
+        snapshot_times=kept,
+        record=record,
+        discretization=exact,
+        stats=stats,
+    )
 
 
 def draw_start(
@@ -163,9 +176,17 @@ def draw_start(
         As drawn from their law, before they are orthonormalized.
     """
     rows, drawn = initial.sample_rows(rng, dimension, problem)
+    if np.linalg.matrix_rank(drawn) < problem.n_features:
+        raise UnsupportedError(
+            f"dimension {dimension} is too small for these loadings: those drawn do not span {problem.n_features} "
+            "feature(s); take a larger dimension"
+        )
     loadings = orthonormalize(drawn)
     if exact_overlaps:
-        rows = match_overlaps(rows, loadings, *initial.overlaps(problem))
+        try:
+            rows = match_overlaps(rows, loadings, *initial.overlaps(problem))
+        except ValueError as error:
+            raise UnsupportedError(f"exact_overlaps=True: {error}; leave it out for this initial law") from error
     weights = np.ascontiguousarray(rows.T)
     if problem.constraint == "sphere":
         rescale_to_sphere(weights)
@@ -213,10 +234,10 @@ def rescale_to_sphere(weights: Array) -> None:
     weights *= math.sqrt(n) / np.linalg.norm(weights, axis=-1, keepdims=True)
 
 
-def mean_batch_loss(problem: Problem, weights: Array, views: Array) -> float:
-    """Return the mean over batches of the literal loss, for weights (m, N) and views (count, 2, B, N)."""
+def batch_losses(problem: Problem, weights: Array, views: Array) -> Array:
+    """Return the literal loss of each batch, shape (count,), for weights (m, N) and views (count, 2, B, N)."""
     outputs = problem.activation.value(views @ weights.T / math.sqrt(weights.shape[-1]))
-    return float(problem.batch_loss(outputs[:, 0], outputs[:, 1]).mean())
+    return problem.batch_loss(outputs[:, 0], outputs[:, 1])
 
 
 @dataclass(frozen=True)
@@ -238,29 +259,17 @@ class _Plan:
     @property
     def chunk(self) -> int:
         """Steps whose samples are drawn together: fixed by the problem, so that it cannot change the numbers."""
-        return max(1, _CHUNK_COORDINATES // (self.dimension * int(self.problem.batch_size)))
+        return max(1, min(_CHUNK_STEPS, _CHUNK_COORDINATES // (self.dimension * int(self.problem.batch_size))))
 
     @property
     def block(self) -> int:
         """Runs that advance together."""
         return max(1, _BLOCK_COORDINATES // (self.chunk * self.dimension * int(self.problem.batch_size)))
 
-    def empty_record(self, runs: int) -> RunRecord:
-        m, k, n = self.problem.outputs, self.problem.n_features, self.dimension
-        times, kept = len(self.output_steps), len(self.snapshot_steps)
-        return RunRecord(
-            Q=np.zeros((times, runs, m, m)),
-            R=np.zeros((times, runs, m, k)),
-            loss=np.zeros((times, runs)),
-            diverged=np.full(runs, np.inf),
-            weights=np.zeros((kept, runs, n, m)),
-            loadings=np.zeros((runs if kept else 0, n, k)),
-        )
-
 
 def _simulate_blocks(plan: _Plan, seeds: list[np.random.SeedSequence], workers: int, progress: bool) -> RunRecord:
     """Share the runs out among threads; NumPy's generators and matrix products let go of the interpreter."""
-    record = plan.empty_record(len(seeds))
+    record = RunRecord.empty(plan.problem, len(plan.output_steps), len(plan.snapshot_steps), len(seeds), plan.dimension)
     block = min(plan.block, -(-len(seeds) // workers))
     slices = [slice(first, min(first + block, len(seeds))) for first in range(0, len(seeds), block)]
     lock, stop = threading.Lock(), threading.Event()
@@ -273,13 +282,16 @@ def _simulate_blocks(plan: _Plan, seeds: list[np.random.SeedSequence], workers: 
                 bar.update(run_steps)
             return not stop.is_set()
 
+        def simulate(part: slice) -> None:
+            _simulate_block(plan, seeds[part], record.part(part), advance)
+
         if workers == 1 or len(slices) == 1:
             for part in slices:
-                _simulate_block(plan, seeds[part], record.part(part), advance)
+                simulate(part)
             return record
         with ThreadPoolExecutor(max_workers=workers) as pool:
             try:
-                for _ in pool.map(lambda part: _simulate_block(plan, seeds[part], record.part(part), advance), slices):
+                for _ in pool.map(simulate, slices):
                     pass
             except BaseException:
                 # Without this an interrupt would wait until every thread has finished its runs.
@@ -305,10 +317,11 @@ def _simulate_block(
     views = np.empty((runs, plan.chunk, 2, batch, plan.dimension))
     sphere = plan.problem.constraint == "sphere"
     # A diverging run overflows before it is noticed; it is then reported, not warned about.
+    marks = {*plan.output_steps.tolist(), *plan.snapshot_steps.tolist()}
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(plan.last_step + 1):
-            if step in plan.output_steps or step in plan.snapshot_steps or step % plan.chunk == 0:
-                _retire_diverged(weights, record.diverged, step / plan.dimension)
+            if step in marks or step % plan.chunk == 0:
+                _note_diverged(weights, record.diverged, step / plan.dimension)
                 _record(plan, step, weights, features, streams, record)
             if step == plan.last_step or np.isfinite(record.diverged).all():
                 return
@@ -332,17 +345,25 @@ def _record(
         for run, stream in enumerate(streams):
             loadings = scale * features[run].T
             record.Q[index, run], record.R[index, run] = overlaps(weights[run].T, loadings)
-            fresh = draw_views(plan.problem, features[run], stream.losses, plan.loss_batches)
-            record.loss[index, run] = mean_batch_loss(plan.problem, weights[run], fresh)
+            record.loss[index, run] = _training_loss(plan, weights[run], features[run], stream.losses)
     for index in np.flatnonzero(plan.snapshot_steps == step):
         record.weights[index] = np.swapaxes(weights, -1, -2)
 
 
-def _retire_diverged(weights: Array, diverged: Array, t: float) -> None:
-    """Note the time at which a run is found to have diverged, and put its weights out of harm's way."""
+def _training_loss(plan: _Plan, weights: Array, features: Array, rng: np.random.Generator) -> float:
+    """Return the mean loss over fresh batches, drawn in chunks so that memory stays that of a step."""
+    total, left = 0.0, plan.loss_batches
+    while left:
+        count = min(left, plan.chunk)
+        total += float(batch_losses(plan.problem, weights, draw_views(plan.problem, features, rng, count)).sum())
+        left -= count
+    return total / plan.loss_batches
+
+
+def _note_diverged(weights: Array, diverged: Array, t: float) -> None:
+    """Note the time at which a run is found to have diverged; the others of its block go on."""
     bad = ~(np.abs(weights).max(axis=(-2, -1)) < HUGE_WEIGHT)
     diverged[bad & np.isinf(diverged)] = t
-    weights[np.isfinite(diverged)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -363,16 +384,3 @@ def _factor(covariance: Array) -> Array:
     values, vectors = np.linalg.eigh(covariance)
     present = values > 1e-14 * max(1.0, values[-1])
     return vectors[:, present] * np.sqrt(values[present])
-
-
-def _snapshot_times(snapshots: ArrayLike | None, last: float) -> Array:
-    if snapshots is None:
-        return np.empty(0)
-    kept = _checks.times("snapshots", snapshots)
-    if kept[-1] > last:
-        raise _checks.InvalidInput("snapshots", snapshots, f"times up to the last of t_eval, {last:g}")
-    return kept
-
-
-def _available_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -153,13 +153,15 @@ def compare(reference: Solution, *others: Solution, alpha: float = 0.01) -> Comp
     Raises
     ------
     InvalidInput
-        If there is nothing to compare, or times or shapes differ.
+        If there is nothing to compare, a simulation has a single run, or times or shapes differ.
     """
     alpha = _checks.number("alpha", alpha, minimum=0.0, maximum=1.0, exclusive=True)
     solutions = (reference, *others)
     for solution in solutions:
         if not isinstance(solution, Solution):
             raise InvalidInput("compare", solution, "solutions of the four routes")
+        if isinstance(solution, RunsSolution) and solution.n_runs < 2:
+            raise InvalidInput("compare", solution, "simulations of at least 2 runs, which give a standard error")
     if not others:
         raise InvalidInput("compare", solutions, "a reference and at least one other solution")
     failures = tuple(f"{_name(s)}: {s.status.message}" for s in solutions if not s.status.success)
@@ -187,7 +189,7 @@ def _track(solution: Solution, quantity: str) -> _Track:
     name = _QUANTITIES[quantity]
     value, error, stderr = (getattr(solution, name + suffix) for suffix in ("", "_error", "_stderr"))
     runs = None
-    if isinstance(solution, RunsSolution) and solution.n_runs > 1:
+    if isinstance(solution, RunsSolution):
         Q, R = solution.runs.Q, solution.runs.R
         runs = {"R": R, "Q": Q}.get(quantity)
         runs = cosine_similarity(Q, R) if runs is None else runs
@@ -209,9 +211,10 @@ def _pair(reference: Solution, other: Solution, alpha: float) -> list[Row]:
 
 
 def _at(track: _Track, index: tuple[int, ...]) -> _Track:
-    pick = (slice(None), *index)
-    runs = None if track.runs is None else track.runs[(slice(None), slice(None), *index)]
-    return _Track(track.value[pick], track.error[pick], track.stderr[pick], runs)
+    """Return one entry of a quantity over time (T,), with its runs (T, runs)."""
+    runs = None if track.runs is None else track.runs[:, :, index[0], index[1]]
+    value, error, stderr = (values[:, index[0], index[1]] for values in (track.value, track.error, track.stderr))
+    return _Track(value, error, stderr, runs)
 
 
 def _worst_time(reference: Solution, other: Solution, label: str, entry: list[_Track], alpha: float) -> Row:
@@ -251,7 +254,7 @@ def _row(
     variance = errors[0][1] ** 2 + errors[1][1] ** 2
     quantile = _quantile(errors, variance, alpha)
     statistical = quantile * np.sqrt(variance)
-    bias = sum(n * stderr**2 for _, stderr, n in errors)
+    bias = errors[0][2] * errors[0][1] ** 2 + errors[1][2] * errors[1][1] ** 2
     allowed = discretization + statistical + bias
     worst = int(np.argmax(np.where(np.isfinite(gap), gap / allowed, np.inf)))
     return Row(

@@ -1,0 +1,1 @@
+"""Four routes to the same order parameters; each is blind to the others."""

@@ -1,0 +1,1 @@
+"""The McKean-Vlasov PDE with one output: finite volumes on moving meshes, all loadings in one tridiagonal system."""

@@ -1,0 +1,93 @@
+"""One run on one family of meshes: scout, mesh, march; again with more room if a density touches a wall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mkvlasov._typing import Array
+from mkvlasov.problem.initial import GaussianMixture
+from mkvlasov.solvers.pde.grid import Mesh, deposit
+from mkvlasov.solvers.pde.march import Equations, Observer, Path, march
+from mkvlasov.solvers.pde.meshes import build_mesh
+from mkvlasov.solvers.pde.rates import Rates
+from mkvlasov.solvers.pde.scout import Outline
+
+TOUCHED = 1e-7
+"""Mass at a wall from which on a run is repeated with wider meshes."""
+
+_MOST_WIDENINGS = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished march and the mesh that it used; `widened` counts the repetitions with wider meshes."""
+
+    path: Path
+    mesh: Mesh
+    margin: float
+    widened: int
+
+
+def run(
+    equations: Equations,
+    laws: list[GaussianMixture],
+    outline: Outline,
+    *,
+    kinks: tuple[float, ...],
+    cells: int,
+    outputs: Array,
+    tolerance: float,
+    largest_second_moment: float,
+    observer: Observer | None = None,
+    steps: Array | None = None,
+    margin: float = 1.0,
+) -> Run:
+    """March all loadings through the outputs on meshes that follow the outline.
+
+    Parameters
+    ----------
+    equations : Equations
+    laws : list of GaussianMixture
+        Initial law of w for every loading.
+    outline : Outline
+    kinks : tuple of float
+    cells : int
+    outputs : ndarray, shape (T,)
+    tolerance, largest_second_moment : float
+    observer : callable, optional
+        Of (t, nodes, mass), after every step.
+    steps : ndarray, optional
+        Times of the steps to take (no error control).
+    margin : float
+        Factor on the room beyond the outline to begin with.
+    """
+    widened = -1
+    while True:
+        widened += 1
+        mesh = build_mesh(equations, outline, cells=cells, kinks=kinks, margin=margin)
+        nodes = mesh.at(0.0)
+        mass = np.array([deposit(law, row) for law, row in zip(laws, nodes, strict=True)])
+
+        def destination(t: float, dt: float, _nodes: Array, _mass: Array, _rates: Rates, mesh: Mesh = mesh) -> Array:
+            return mesh.at(t + dt)
+
+        path = march(
+            equations,
+            nodes,
+            mass,
+            outputs=outputs,
+            tolerance=tolerance,
+            destination=destination,
+            observer=observer or _ignore,
+            prescribed_steps=() if steps is None else tuple(steps),
+            largest_second_moment=largest_second_moment,
+        )
+        if path.wall_mass < TOUCHED or widened == _MOST_WIDENINGS:
+            return Run(path, mesh, margin, widened)
+        margin = 4.0 * margin
+
+
+def _ignore(t: float, nodes: Array, mass: Array) -> None:
+    """Observe nothing."""

@@ -1,0 +1,62 @@
+"""From a problem to the Fokker-Planck equations of its loadings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mkvlasov._typing import Array
+from mkvlasov.limit.coefficients import LimitCoefficients
+from mkvlasov.problem.contrastive import Problem
+from mkvlasov.solvers.pde.fluxes import FLUXES
+from mkvlasov.solvers.pde.march import Equations
+from mkvlasov.solvers.pde.rates import RateFunction, Rates
+
+
+class CoupledRates:
+    """Rates from the limit coefficients: what couples the loadings (docs/theory.md, sections 3 and 9).
+
+    On the sphere the drift of w gets the term -(1/2) (dQ/dt without constraint) w / Q. Beyond ten times the `largest`
+    Q the rates are not a number.
+    """
+
+    def __init__(self, problem: Problem, limit: LimitCoefficients, largest: float) -> None:
+        self._problem, self._limit, self._largest = problem, limit, largest
+        self.evaluations = 0
+
+    def __call__(self, t: float, moments: Array) -> Rates:
+        R, virial = moments[1:-1], float(moments[-1])
+        # Extrapolated moments may leave the set Q >= |R|^2 by the error of the extrapolation.
+        Q = max(float(moments[0]), float(R @ R))
+        tau = self._problem.rate(t)
+        # Far beyond what counts as blown up (a trial step may get there) quadratures would take for ever.
+        if not np.isfinite(moments[:-1]).all() or self._largest < 0.1 * Q:
+            return Rates(linear=np.nan, tilt=np.full(len(R), np.nan), tau=tau, diffusion=np.nan)
+        self.evaluations += 1
+        c = self._limit(np.array([[Q]]), R[None], t)
+        G, H, Lambda = float(c.G[0, 0]), c.H[0], float(c.Lambda[0, 0])
+        linear = tau * G
+        if self._problem.constraint == "sphere" and Q > 0.0:
+            unconstrained = -2.0 * tau * (G * Q + float(H @ R) + virial) + Lambda
+            linear += 0.5 * unconstrained / Q
+        return Rates(
+            linear=linear,
+            tilt=tau * H,
+            tau=tau,
+            # Rounding may leave a tiny negative number where the diffusion vanishes.
+            diffusion=0.5 * max(Lambda, 0.0) if np.isfinite(Lambda) else np.nan,
+            loss=float(c.loss),
+            error=float(c.error),
+        )
+
+
+def equations_of(problem: Problem, loadings: Array, weights: Array, *, rates: RateFunction, flux: str) -> Equations:
+    """Return the equations for the loadings (L, K) with their weights (L,)."""
+    regularizer = problem.regularizer
+
+    def penalty(w: Array) -> Array:
+        return regularizer.value(w[..., None])
+
+    def slope(w: Array) -> Array:
+        return regularizer.gradient(w[..., None])[..., 0]
+
+    return Equations(loadings, weights, rates, penalty, slope, FLUXES[flux], flux == "exponential")
