@@ -86,9 +86,9 @@ def simulate_particles(
     ParticleSolution
         ``Q_error`` and ``R_error`` are the differences between two pilot systems of 8192 particles with the same
         noise, one with this time step and one with twice of it: for a scheme of order 2 three times the error of
-        the finer one, and still its error if kinks reduce the order to 1. `stats`: ``time_spent``, ``steps``,
+        the finer one, and still its error if kinks reduce the order to 1. `stats`: ``seconds``, ``steps``,
         ``time_step`` (largest), ``particle_steps_per_second``, ``coefficient_error`` (largest relative one),
-        ``discretization_error`` (largest entry of Q_error and R_error), ``diverged`` (runs), ``particles``.
+        ``error_estimate`` (largest entry of Q_error and R_error), ``diverged`` (runs), ``particles``.
         If Q exceeds 1e5 or is not finite the arrays end before, and the status says so.
 
     Raises

@@ -96,7 +96,7 @@ def simulate_sgd(
     Returns
     -------
     SgdSolution
-        Mean over runs, standard errors and every run; `stats` has ``time_spent`` (s), ``steps`` (per run),
+        Mean over runs, standard errors and every run; `stats` has ``seconds``, ``steps`` (per run),
         ``coordinate_updates_per_second`` (runs x steps x N / time), ``diverged`` (number of runs), ``dimension``,
         ``workers``. When a run diverges (a weight beyond 1e8, or not finite) the arrays end at the last
         output time before the first divergence, and the status says so.

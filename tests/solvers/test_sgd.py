@@ -246,7 +246,8 @@ def test_runs_have_features_of_their_own() -> None:
 
 def test_weights_stay_on_the_sphere() -> None:
     problem = make_problem(outputs=2, batch_size=2, constraint="sphere", regularizer=regularizers.L1(0.1))
-    s = simulate_sgd(problem, TWO_OUTPUTS, t_eval=[0.0, 0.3, 1.0], dimension=40, runs=3, rng=16, progress=False)
+    start = initial.Gaussian(1.0, [[0.3, 0.2], [-0.2, 0.4]])
+    s = simulate_sgd(problem, start, t_eval=[0.0, 0.3, 1.0], dimension=40, runs=3, rng=16, progress=False)
     np.testing.assert_allclose(np.diagonal(s.runs.Q, axis1=-2, axis2=-1), 1.0, atol=1e-13)
 
 

@@ -182,7 +182,7 @@ def march(
         if accepted:
             observer(state.t, state.nodes, state.mass)
             if not np.isfinite(state.moments).all() or abs(state.moments[0]) > largest_second_moment:
-                path.failure = f"the weights grew beyond all bounds at t = {state.t:.6g} (Q = {state.moments[0]:.3g})"
+                path.failure = f"Q grew to {state.moments[0]:.3g} at t = {state.t:.6g}, which counts as unbounded"
             while pending and state.t >= pending[0] * (1.0 - 1e-12):
                 if state.t <= pending[0] * (1.0 + 1e-12) and not path.failure:
                     state.keep(pending[0])

@@ -14,7 +14,7 @@ from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
 from mkvlasov.solvers.pde.accuracy import coefficient_errors, density_errors, moment_errors
 from mkvlasov.solvers.pde.fluxes import volumes
 from mkvlasov.solvers.pde.march import Equations, Path
-from mkvlasov.solvers.pde.run import Run
+from mkvlasov.solvers.pde.run import TOUCHED, Run
 from mkvlasov.solvers.pde.scout import Outline
 
 
@@ -67,7 +67,8 @@ def build_solution(
     scale = np.abs(moments[:, 0])
     Q_error = sum((part.Q for part in parts), rtol * scale)
     R_error = sum((part.R for part in parts), rtol * np.sqrt(scale)[:, None])
-    density_error = rtol + density_errors(path, coarse_mesh, t, equations.weights)
+    # Mass that a wall has held back is wrong wherever it went.
+    density_error = rtol + path.wall_mass + density_errors(path, coarse_mesh, t, equations.weights)
     density_error += density_errors(coarse_mesh, coarse_steps, t, equations.weights)
     shape = (len(t), *fine.mesh.at(0.0).shape)
     nodes = np.array(path.snapshot_nodes).reshape(shape)
@@ -129,9 +130,10 @@ def _status(path: Path, outline: Outline, requested: Array, nodes: Array) -> Sta
     if reached < len(requested):
         reason = path.failure or outline.path.failure
         return Status(False, f"stopped: {reason}; {reached} of {len(requested)} output times were reached")
+    held_back = f"; walls held back a mass of {path.wall_mass:.1e}" if path.wall_mass > TOUCHED else ""
     widths = (nodes[:, :, -1] - nodes[:, :, 0]).max(axis=1)
     return Status(
         True,
         f"reached t = {requested[-1]:g} in {len(path.times) - 1} steps; the meshes followed the densities "
-        f"(widest: {widths[0]:.3g} at first, {widths[-1]:.3g} at the end, {widths.max():.3g} at most)",
+        f"(widest: {widths[0]:.3g} at first, {widths[-1]:.3g} at the end, {widths.max():.3g} at most){held_back}",
     )

@@ -17,6 +17,7 @@ CELLS = 96
 TOLERANCE = 3e-3
 _PADDING = 0.12
 _RELAXATION = 3.0
+_KINKED_RELAXATION = 12.0
 _KINKED_WIDTH = 0.02
 
 
@@ -79,7 +80,9 @@ class _Tracker:
         velocity = np.einsum("ln,ln->l", mass, drift)
         growth = (np.einsum("ln,ln->l", mass, offset * drift) + rates.diffusion) / variance
         padding = _PADDING * (self.high[-1] - self.low[-1])
-        pace = _RELAXATION * (np.abs(growth) + np.abs(velocity) / (high - low) + 1.0 / self.end)
+        pace = (_KINKED_RELAXATION if self.kinked else _RELAXATION) * (
+            np.abs(growth) + np.abs(velocity) / (high - low) + 1.0 / self.end
+        )
         relaxed = -np.expm1(-pace * dt)
         new_low = low + relaxed * (self.low[-1] - padding - low)
         new_high = high + relaxed * (self.high[-1] + padding - high)
