@@ -42,6 +42,16 @@ _DIMENSIONS: dict[str, tuple[str, ...]] = {
     "A": ("time", "output", "output_"),
     "C": ("time", "output", "feature"),
     "P": ("time", "output", "output_"),
+    "loading_points": ("loading", "feature"),
+    "loading_weights": ("loading",),
+    "nodes": ("time", "loading", "node"),
+    "densities": ("time", "loading", "node"),
+    "density_error": ("time",),
+    "coefficients.t": ("step",),
+    "coefficients.linear": ("step",),
+    "coefficients.tilt": ("step", "feature"),
+    "coefficients.tau": ("step",),
+    "coefficients.diffusion": ("step",),
     "snapshots.t": ("snapshot",),
     "snapshots.weights": ("snapshot", "run", "coordinate", "output"),
     "snapshots.loadings": ("run", "coordinate", "feature"),
@@ -55,6 +65,9 @@ _LONG_NAMES = {
     "A": "propagator of the initial weights",
     "C": "response to the loading",
     "P": "covariance added by the noise",
+    "nodes": "weights w at which the densities are given",
+    "densities": "density p(w | a)",
+    "density": "density p(w | a) in L1, mean over the loadings",
 }
 
 
