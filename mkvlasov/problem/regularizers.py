@@ -61,6 +61,29 @@ class _Base(Value):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class _Strength(_Base):
+    """Regularizers with one strength >= 0."""
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _KinkedAtZero(_Strength):
+    """Regularizers proportional to a norm."""
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return (0.0,) if self.strength else ()
+
+    @property
+    def linear_strength(self) -> float | None:
+        return None if self.strength else 0.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Zero(_Base):
     """No regularizer."""
 
@@ -79,21 +102,8 @@ class Zero(_Base):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class L1(_Base):
+class L1(_KinkedAtZero):
     """phi(w) = strength |w|: drives weights to exactly zero."""
-
-    strength: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
-
-    @property
-    def kinks(self) -> tuple[float, ...]:
-        return (0.0,) if self.strength else ()
-
-    @property
-    def linear_strength(self) -> float | None:
-        return None if self.strength else 0.0
 
     def value(self, w: Array) -> Array:
         return self.strength * np.abs(w).sum(axis=-1)
@@ -106,13 +116,8 @@ class L1(_Base):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class L2(_Base):
+class L2(_Strength):
     """phi(w) = strength w^2 / 2: weight decay; the moments close."""
-
-    strength: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
 
     @property
     def linear_strength(self) -> float | None:
@@ -191,13 +196,8 @@ class Huber(_Base):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DoubleWell(_Base):
+class DoubleWell(_Strength):
     """phi(w) = strength (w^2 - 1)^2 / 4: drives weights to +1 or -1."""
-
-    strength: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
 
     @property
     def linear_strength(self) -> float | None:
@@ -222,21 +222,8 @@ class DoubleWell(_Base):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GroupLasso(_Base):
+class GroupLasso(_KinkedAtZero):
     """phi(row) = strength ||row||: drives whole rows of the weights to zero; for one output the same as `L1`."""
-
-    strength: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
-
-    @property
-    def kinks(self) -> tuple[float, ...]:
-        return (0.0,) if self.strength else ()
-
-    @property
-    def linear_strength(self) -> float | None:
-        return None if self.strength else 0.0
 
     def value(self, w: Array) -> Array:
         return self.strength * np.linalg.norm(w, axis=-1)
