@@ -33,6 +33,17 @@ def cosine_similarity(Q: Array, R: Array) -> Array:
     return R / np.where(norm > 0.0, norm, 1.0)
 
 
+def readout_alignment(Q: Array, R: Array) -> Array:
+    """Return how well a linear read-out of the outputs can align with each feature, shape (..., K).
+
+    The best combination W v of the columns of the weights has the cosine sqrt(R_k^T Q^+ R_k) with the feature u_k, the
+    length of its projection onto the span of the weights; for one output this is |q_k|. Directions in which Q vanishes
+    carry nothing (pseudo-inverse).
+    """
+    squared = np.einsum("...jk,...jl,...lk->...k", R, np.linalg.pinv(Q, rcond=1e-12, hermitian=True), R)
+    return np.sqrt(np.clip(squared, 0.0, None))
+
+
 def cosine_error(Q: Array, R: Array, Q_error: Array, R_error: Array) -> Array:
     """Return the error of the cosine similarity that errors of Q and R cause, to first order and at worst."""
     diagonal = np.diagonal(Q, axis1=-2, axis2=-1)[..., None]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.errors import InvalidInput
-from mkvlasov.order_parameters import cosine_error, cosine_similarity
+from mkvlasov.order_parameters import cosine_error, cosine_similarity, readout_alignment
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 
@@ -102,6 +102,11 @@ class Solution:
     def cosine_similarity_stderr(self) -> Array:
         """Standard error of the mean over runs, shape (T, m, K)."""
         return np.zeros_like(self.R)
+
+    @property
+    def readout_alignment(self) -> Array:
+        """Cosine between each feature and the best linear read-out of the outputs, shape (T, K)."""
+        return readout_alignment(self.Q, self.R)
 
     def time_index(self, t: float) -> int:
         """Return the index of a stored time; raises `InvalidInput` for a time that was not stored."""

@@ -11,7 +11,7 @@ import numpy as np
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput
-from mkvlasov.order_parameters import cosine_similarity
+from mkvlasov.order_parameters import cosine_similarity, readout_alignment
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.solution import Solution, Status, stored_index
@@ -101,6 +101,10 @@ class RunsSolution(Solution):
     @property
     def cosine_similarity_stderr(self) -> Array:
         return standard_error(cosine_similarity(self.runs.Q, self.runs.R))
+
+    @property
+    def readout_alignment(self) -> Array:
+        return readout_alignment(self.runs.Q, self.runs.R).mean(axis=1)
 
     def histogram(
         self, t: float, loading: ArrayLike | None = None, bins: int | ArrayLike = 80, output: int = 0
