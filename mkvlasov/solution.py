@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.errors import InvalidInput
 from mkvlasov.order_parameters import cosine_error, cosine_similarity, readout_alignment
@@ -148,6 +149,7 @@ class Solution:
 
 def stored_index(field: str, t: float, stored: Array) -> int:
     """Return the index of time `t` among the stored ones."""
+    t = _checks.number(field, t)
     if len(stored):
         index = int(np.abs(stored - t).argmin())
         if abs(stored[index] - t) <= 1e-9 * max(1.0, abs(t)):

@@ -389,3 +389,88 @@ def test_a_mistake_in_python_is_a_value_error_of_one_line(case):
     assert separator
     assert value in given
     assert allowed in expected
+
+
+FINE = {"problem": _problem(), "initial": mv.initial.Gaussian(1.0, [0.3, 0.2]), "t_eval": [0.0, 0.1]}
+SMALL = {
+    mv.solve_ode: {},
+    mv.solve_pde: {"cells": 40},
+    mv.simulate_particles: {"particles": 100, "runs": 2, "rng": 0},
+    mv.simulate_sgd: {"dimension": 50, "runs": 2, "rng": 0},
+}
+SIMULATIONS = [mv.simulate_particles, mv.simulate_sgd]
+# (routes, field, what is put there, part of what is said to be allowed)
+ROUTE_CASES = [
+    (list(SMALL), "problem", "contrastive", "a mkvlasov.Problem"),
+    (list(SMALL), "problem", FINE["initial"], "a mkvlasov.Problem"),
+    (list(SMALL), "initial", None, "mkvlasov.initial"),
+    (list(SMALL), "initial.R", mv.initial.Gaussian(1.0, [0.3, 0.2, 0.1]), "shape (1, 2)"),
+    (list(SMALL), "t_eval", 3.0, "1 dimension"),
+    (list(SMALL), "t_eval", [], "finite numbers"),
+    (list(SMALL), "t_eval", [-1.0, 1.0], ">= 0"),
+    (list(SMALL), "t_eval", [0.0, 1.0, 1.0], "increasing"),
+    (list(SMALL), "t_eval", [0.0, math.nan], "finite numbers"),
+    (list(SMALL), "t_eval", "now", "finite numbers"),
+    (list(SMALL), "progress", "no", "True or False"),
+    ([mv.solve_ode, mv.solve_pde, mv.simulate_particles], "rtol", 0.0, "a finite number"),
+    ([mv.solve_ode, mv.solve_pde, mv.simulate_particles], "rtol", "tight", "a finite number"),
+    ([mv.solve_pde], "cells", 5, ">= 20"),
+    ([mv.solve_pde], "cells", 100.5, "an integer"),
+    ([mv.solve_pde], "flux", "upwind", "'exponential', 'central'"),
+    ([mv.solve_pde], "loading_order", 0, ">= 2"),
+    (SIMULATIONS, "runs", 0, ">= 1"),
+    (SIMULATIONS, "rng", "x", "an integer"),
+    (SIMULATIONS, "rng", -1, ">= 0"),
+    (SIMULATIONS, "rng", 1.5, "an integer"),
+    (SIMULATIONS, "snapshots", [5.0], "up to the last of t_eval"),
+    (SIMULATIONS, "snapshots", [-1.0], ">= 0"),
+    (SIMULATIONS, "snapshots", 0.05, "1 dimension"),
+    (SIMULATIONS, "workers", 0, ">= 1"),
+    ([mv.simulate_particles], "particles", 0, "an integer"),
+    ([mv.simulate_particles], "time_step", 0.0, "> 0"),
+    ([mv.simulate_sgd], "dimension", 3, ">= 4"),
+    ([mv.simulate_sgd], "dimension", 1e3, "an integer"),
+    ([mv.simulate_sgd], "exact_overlaps", "yes", "True or False"),
+    ([mv.simulate_sgd], "loss_batches", 0, ">= 1"),
+    ([mv.simulate_sgd], "t_eval", [0.0, 1e300], "steps"),
+]
+
+
+@pytest.mark.parametrize(
+    ("route", "field", "value", "allowed"),
+    [(route, *case) for routes, *case in ROUTE_CASES for route in routes],
+    ids=[f"{route.__name__}-{case[0]}={case[1]!r}"[:70] for routes, *case in ROUTE_CASES for route in routes],
+)
+def test_a_bad_argument_of_a_route_is_named_before_any_work(route, field, value, allowed):
+    arguments = {**FINE, **SMALL[route], field.partition(".")[0]: value}
+    with pytest.raises(mv.InvalidInput) as raised:
+        route(arguments.pop("problem"), arguments.pop("initial"), **arguments)
+    message = str(raised.value)
+    assert message.startswith(f"{field}: got ")
+    assert "\n" not in message
+    assert allowed in message.partition("; expected ")[2]
+
+
+@pytest.mark.parametrize("route", SMALL)
+def test_a_schedule_that_fails_on_the_way_is_named_with_the_time(route):
+    def failing(t):
+        if t > 0.05:
+            raise RuntimeError("boom")
+        return 0.4
+
+    with pytest.raises(mv.InvalidInput, match=r"^learning_rate: .*at t = 0\.\d+ it raised RuntimeError\('boom'\)"):
+        route(_problem(learning_rate=failing), FINE["initial"], t_eval=[0.0, 0.1], **SMALL[route])
+
+
+@pytest.mark.parametrize("t", ["now", None, math.nan, [0.1], 0.03])
+def test_a_density_at_what_is_no_stored_time_is_refused(t):
+    ode = mv.solve_ode(FINE["problem"], FINE["initial"], t_eval=[0.0, 0.1])
+    with pytest.raises(mv.InvalidInput, match=r"^t: got "):
+        ode.density(t=t, loading=[1.0, 0.0])
+
+
+@pytest.mark.parametrize("times", [[], 0.1, "all"])
+def test_times_of_a_figure_that_are_no_list_of_times_are_named(times):
+    ode = mv.solve_ode(FINE["problem"], FINE["initial"], t_eval=[0.0, 0.1])
+    with pytest.raises(mv.InvalidInput, match=r"^times: got "):
+        ode.plot_density(times=times)

@@ -19,8 +19,9 @@ from mkvlasov._typing import Array
 from mkvlasov.limit import kinked, mehler
 from mkvlasov.limit.bounded import bounded, coefficient
 from mkvlasov.limit.covariance import Terms
-from mkvlasov.limit.monomials import REPLICATES, canonical, sobol_normal, sobol_size
+from mkvlasov.limit.monomials import REPLICATES, joint_covariance, sobol_normal, sobol_size
 from mkvlasov.limit.views import ViewLaw
+from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.losses import Custom
 
@@ -166,7 +167,7 @@ class CustomLimit:
     def _add_point_masses(self, moments: _Moments, nodes: _Nodes, law: ViewLaw) -> None:
         """Add the point masses of sigma'' to the curvature, from samples conditioned on a pre-activation at a kink."""
         m = self._m
-        joint = _joint(law)
+        joint = joint_covariance(law)[0]
         h = np.hstack([nodes.h1, nodes.h2])
         for i in range(2 * m):
             sigma = math.sqrt(max(joint[i, i], 0.0))
@@ -298,21 +299,13 @@ def _score(u: Array, z: Array, s1: float, s2: float, r: float) -> Array | None:
     return np.stack([(u.ravel() - r / q * z.ravel()) / s1, z.ravel() / (s2 * q)], axis=1)
 
 
-def _joint(law: ViewLaw) -> Array:
-    """Return the covariance of the pre-activations of both views, (2m, 2m)."""
-    return np.block([[law.own[0][0], law.cross[0]], [law.cross[0].T, law.own[1][0]]])
-
-
 def _sobol_nodes(law: ViewLaw, rtol: float) -> Iterator[_Nodes]:
     """Yield independent scramblings of a Sobol rule for the pre-activations of both views."""
-    first, second, r = canonical(law)
-    m = first.shape[-1]
-    q = np.sqrt(np.maximum(1.0 - r[0] ** 2, 0.0))
-    joint = _joint(law)
+    joint = joint_covariance(law)[0]
+    root = square_root(joint)
+    m, mean = law.mean.shape[-1], law.mean[0, 0]
     inverse = np.linalg.inv(joint) if np.linalg.eigvalsh(joint)[0] > _REGULAR else None
     for replicate in range(REPLICATES):
-        x, z = np.split(sobol_normal(2 * m, sobol_size(rtol), replicate), 2, axis=1)
-        mean = law.mean[0, 0]
-        weights = np.full((1, len(x)), 1.0 / len(x))
-        h1, h2 = mean + x @ first[0].T, mean + (r[0] * x + q * z) @ second[0].T
-        yield _Nodes(h1, h2, weights, None if inverse is None else np.hstack([h1 - mean, h2 - mean]) @ inverse)
+        g = sobol_normal(2 * m, sobol_size(rtol), replicate) @ root
+        weights = np.full((1, len(g)), 1.0 / len(g))
+        yield _Nodes(mean + g[:, :m], mean + g[:, m:], weights, None if inverse is None else g @ inverse)

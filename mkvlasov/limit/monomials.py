@@ -20,6 +20,7 @@ from mkvlasov.limit import mehler
 from mkvlasov.limit.bounded import bounded
 from mkvlasov.limit.pairs import CHUNK
 from mkvlasov.limit.views import ViewLaw
+from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.activations import Activation
 
 Monomial = tuple[tuple[int, int], ...]
@@ -239,20 +240,20 @@ def sampled_groups(
 ) -> list[Array]:
     """Return the same averages as `smooth_groups` from scrambled Sobol points, for any m and any activation.
 
-    The scramblings are fixed, so the result is a deterministic function of the state; the error is three standard
-    errors over the independent scramblings.
+    The scramblings are fixed and the symmetric root of the covariance is continuous, so the result is a continuous
+    function of the state, which solvers can take small steps in; the error is three standard errors over the
+    independent scramblings.
     """
-    first, second, r = canonical(law)
     states, n_points, m = law.mean.shape
-    q = np.sqrt(np.maximum(1.0 - r * r, 0.0))
+    roots = square_root(joint_covariance(law))
     sums = [np.zeros((REPLICATES, states, len(g.first), len(g.second))) for g in groups]
     sizes = [np.zeros((states, len(g.first), len(g.second))) for g in groups]
     for replicate in range(REPLICATES):
-        x, z = np.split(sobol_normal(2 * m, sobol_size(rtol), replicate), 2, axis=1)
+        normal = sobol_normal(2 * m, sobol_size(rtol), replicate)
         for s in range(states):
-            paired = r[s] * x + q[s] * z
+            first, second = np.split((normal @ roots[s]).T, 2)
             for p in range(n_points):
-                h1, h2 = (law.mean[s, p] + x @ first[s].T).T, (law.mean[s, p] + paired @ second[s].T).T
+                h1, h2 = (law.mean[s, p][:, None] + g for g in (first, second))
                 y1, y2 = (activation.value(h) - offset[s][:, None] for h, offset in zip((h1, h2), offsets, strict=True))
                 d1, d2 = activation.derivative(h1), activation.derivative(h2)
                 for i, group in enumerate(groups):
@@ -267,6 +268,12 @@ def sampled_groups(
         # The terms of a sampled expectation are the samples, so its scale is their natural size.
         results.append(np.stack([total.mean(axis=0), size, size + error, size]))
     return results
+
+
+def joint_covariance(law: ViewLaw) -> Array:
+    """Return the covariance of the pre-activations of both views given the point, (S, 2m, 2m)."""
+    top = np.concatenate([law.own[0], law.cross], axis=-1)
+    return np.concatenate([top, np.concatenate([law.cross.mT, law.own[1]], axis=-1)], axis=-2)
 
 
 def sobol_size(rtol: float) -> int:

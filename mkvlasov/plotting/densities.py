@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.plotting.style import PALETTE, ROUTE_LABELS, house_style
 from mkvlasov.solution import Solution
@@ -83,13 +84,14 @@ def plot_densities(solutions: Sequence[Solution], times: Sequence[float]) -> Fig
     -------
     matplotlib.figure.Figure
     """
+    wanted = _checks.array("times", times, ndim=1, minimum=0.0).tolist()
     groups = loading_groups(solutions[0])
     rows = [(group, output) for group in groups for output in range(solutions[0].problem.outputs)]
     with house_style():
-        figure = Figure(figsize=(2.7 * len(times) + 0.6, 1.9 * len(rows) + 0.8), layout="constrained")
-        axes = figure.subplots(len(rows), len(times), squeeze=False)
+        figure = Figure(figsize=(2.7 * len(wanted) + 0.6, 1.9 * len(rows) + 0.8), layout="constrained")
+        axes = figure.subplots(len(rows), len(wanted), squeeze=False)
         for i, (group, output) in enumerate(rows):
-            for j, t in enumerate(times):
+            for j, t in enumerate(wanted):
                 _snapshot(axes[i, j], solutions, t, group, output)
                 if i == 0:
                     axes[i, j].set_title(f"$t = {t:.4g}$")

@@ -135,9 +135,7 @@ class Problem(Value):
 
     def rate(self, t: float) -> float:
         """Return tau at time t; raises `InvalidInput` if a schedule gives anything but a finite number >= 0."""
-        if callable(self.learning_rate):
-            return _checks.number(f"learning_rate (at t = {t:g})", self.learning_rate(t), minimum=0.0)
-        return self.learning_rate
+        return _scheduled(self.learning_rate, t) if callable(self.learning_rate) else self.learning_rate
 
     def batch_loss(self, y1: Array, y2: Array) -> Array:
         """Return the loss F of batches of outputs, (..., B, m) twice -> (...)."""
@@ -161,15 +159,21 @@ def _piece(field: str, value: T | None, protocol: type, default: T | None = None
 
 def _learning_rate(value: float | Callable[[float], float]) -> float | Callable[[float], float]:
     if callable(value):
-        try:
-            start = value(0.0)
-        except Exception as error:
-            raise InvalidInput("learning_rate", value, f"a function of the time t (it raised {error!r})") from error
-        _checks.number("learning_rate (at t = 0)", start, minimum=0.0)
+        _scheduled(value, 0.0)
         return value
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return _checks.number("learning_rate", value, minimum=0.0, maximum=math.inf, exclusive=True)
     raise InvalidInput("learning_rate", value, "a finite number > 0, or a function of the time t")
+
+
+def _scheduled(schedule: Callable[[float], float], t: float) -> float:
+    """Return the learning rate that a schedule gives at time t."""
+    try:
+        value = schedule(t)
+    except Exception as error:
+        allowed = f"a function of the time t (at t = {t:g} it raised {error!r})"
+        raise InvalidInput("learning_rate", schedule, allowed) from error
+    return _checks.number(f"learning_rate (at t = {t:g})", value, minimum=0.0)
 
 
 def _batch_size(value: float) -> float:

@@ -303,8 +303,10 @@ class Empirical(Value):
         return self.weights[rows], self.loadings[rows]
 
 
-def check_initial(initial: object, problem: Problem) -> InitialLaw:
-    """Return the initial law if it is one and fits the problem; raise `InvalidInput` otherwise."""
+def check_initial(initial: object, problem: object) -> InitialLaw:
+    """Return the initial law if it is one and fits the problem; raise `InvalidInput` otherwise, or for no problem."""
+    if not isinstance(problem, Problem):
+        raise InvalidInput("problem", problem, "a mkvlasov.Problem")
     if isinstance(initial, type) or not isinstance(initial, InitialLaw):
         raise InvalidInput("initial", initial, "a law from mkvlasov.initial")
     initial.check(problem)

@@ -64,14 +64,15 @@ def solve_ode(
     -----
     docs/theory.md, sections 4, 5 and 9.
     """
+    check_initial(initial, problem)
     obstacles = closure_obstacles(problem)
     if obstacles:
         raise ClosureError(
             "the moment equations do not close: " + "; ".join(obstacles) + ". Use solve_pde (or simulate_particles)."
         )
-    check_initial(initial, problem)
     t = _checks.times("t_eval", t_eval)
     rtol = _checks.number("rtol", rtol, minimum=1e-12, maximum=1e-2)
+    progress = _checks.flag("progress", progress)
     started = time.perf_counter()
     with tqdm(total=float(t[-1]), desc="ODE", unit="t", disable=None if progress else True) as bar:
         fine = _integrate(_ClosedSystem(problem, LimitCoefficients(problem, rtol=rtol)), initial, t, rtol, bar)

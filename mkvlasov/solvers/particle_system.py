@@ -140,7 +140,10 @@ class ParticleSystem:
             self._rescale()
 
     def predict(self, forces: Forces, rate: float, step: float) -> Forces:
-        """Return the forces after one step, to first order in it, without moving anything or drawing noise."""
+        """Return the forces after one step, to first order in it, without moving anything or drawing noise.
+
+        Where that diverges they are the present ones: the step itself will find out.
+        """
         linear = self._linear_step(forces, rate, step)
         ahead = ParticleSystem.__new__(ParticleSystem)
         ahead.__dict__.update(self.__dict__)
@@ -151,7 +154,7 @@ class ParticleSystem:
         halves = 1.0 if self.model.flow is None else 2.0
         ahead.Q = np.stack([Q for Q, _ in parts]) + halves * linear.noise @ np.swapaxes(linear.noise, -1, -2)
         ahead.R = np.stack([R for _, R in parts])
-        return ahead.forces()
+        return forces if ahead.diverged.any() else ahead.forces()
 
     def _linear_step(self, forces: Forces, rate: float, step: float) -> LinearStep:
         m = self.weights.shape[1]
@@ -160,7 +163,8 @@ class ParticleSystem:
             growth = -2.0 * rate * forces.pull + rate**2 * np.diagonal(forces.diffusion, axis1=-2, axis2=-1)
             A = A - 0.5 * growth[..., None] * np.eye(m)
         span = step if self.model.flow is None else 0.5 * step
-        return exact_linear_step(A, -rate * forces.H, rate**2 * forces.diffusion, span)
+        with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported, not warned about
+            return exact_linear_step(A, -rate * forces.H, rate**2 * forces.diffusion, span)
 
     def _sweep(self, run: int, linear: LinearStep, span: float, noise: Noise, *, keep: bool) -> tuple[Array, Array]:
         """Move one run block by block; return its new overlaps."""

@@ -108,6 +108,7 @@ def simulate_particles(
     if time_step is not None:
         time_step = _checks.number("time_step", time_step, minimum=0.0, exclusive=True)
     workers = worker_count(workers)
+    progress = _checks.flag("progress", progress)
     seed, pilot_seed = _checks.seed_sequence("rng", rng).spawn(2)
     model = Model.of(problem, _checks.number("rtol", rtol, minimum=0.0, exclusive=True))
 

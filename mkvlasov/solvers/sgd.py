@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
-from mkvlasov.errors import UnsupportedError
+from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.order_parameters import match_overlaps, orthonormalize, overlaps
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
@@ -29,6 +29,9 @@ from mkvlasov.solvers.options import snapshot_times, worker_count
 # A run counts as diverged when a weight exceeds this: its pre-activations are then of the order of 1e8 too, far
 # beyond any regime that the limit describes, and still far from overflow.
 HUGE_WEIGHT = 1e8
+
+# Beyond this many steps, which no run reaches anyway, step / N is not exact in double precision.
+_MOST_STEPS = 2**53
 
 # Views drawn at a time hold about this many coordinates per run, so that a block of runs stays in the cache.
 _CHUNK_COORDINATES = 2**15
@@ -113,16 +116,19 @@ def simulate_sgd(
     Memory: about 8 N m bytes per run for the weights, 8 N K for the features, and per worker 8 MiB or five
     times a batch of one run, whichever is more. docs/theory.md, sections 1 and 9.
     """
+    initial = check_initial(initial, problem)
     if math.isinf(problem.batch_size):
         raise UnsupportedError(
             "simulate_sgd needs a finite batch_size (got inf, the gradient flow): take a large finite batch, or use "
             "solve_pde, solve_ode or simulate_particles, where batch_size = inf means no diffusion"
         )
-    initial = check_initial(initial, problem)
     t = _checks.times("t_eval", t_eval)
     size = problem.n_features + problem.outputs
     dimension = _checks.integer("dimension", dimension, minimum=size + 1)
+    if t[-1] * dimension > _MOST_STEPS:
+        raise InvalidInput("t_eval", t_eval, f"times up to {_MOST_STEPS:g} steps, t = {_MOST_STEPS / dimension:g}")
     runs = _checks.integer("runs", runs, minimum=1)
+    progress = _checks.flag("progress", progress)
     kept = snapshot_times(snapshots, float(t[-1]))
     workers = worker_count(workers)
     plan = _Plan(

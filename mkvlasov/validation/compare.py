@@ -69,8 +69,8 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether the gap is within what is allowed; False if either is not a number."""
-        return bool(self.gap <= self.allowed)
+        """Whether the gap is within what is allowed; False if either is not finite, for then nothing is known."""
+        return bool(np.isfinite(self.allowed) and self.gap <= self.allowed)
 
     @property
     def reason(self) -> str:
@@ -256,7 +256,8 @@ def _row(
     statistical = quantile * np.sqrt(variance)
     bias = errors[0][2] * errors[0][1] ** 2 + errors[1][2] * errors[1][1] ** 2
     allowed = discretization + statistical + bias
-    worst = int(np.argmax(np.where(np.isfinite(gap), gap / allowed, np.inf)))
+    known = np.isfinite(gap) & np.isfinite(allowed)
+    worst = int(np.argmax(np.where(known, gap / np.where(known, allowed, 1.0), np.inf)))
     return Row(
         reference=_name(reference), other=_name(other), quantity=label,
         statistic="time average" if np.isnan(times[worst]) else "worst time", time=float(times[worst]),
@@ -274,7 +275,7 @@ def _quantile(errors: list[tuple[Array, Array, int]], variance: Array, alpha: fl
 
 
 def _strain(row: Row) -> float:
-    return row.gap / row.allowed if np.isfinite(row.gap) else np.inf
+    return row.gap / row.allowed if np.isfinite(row.gap) and np.isfinite(row.allowed) else np.inf
 
 
 def _name(solution: Solution) -> str:

@@ -109,6 +109,13 @@ def test_nan_never_passes():
     assert not mv.compare(deterministic(), deterministic(R=R)).passed
 
 
+def test_an_error_that_is_not_known_allows_nothing():
+    R = truth()[1]
+    unknown = np.full_like(R, 1e-6)
+    unknown[20:] = np.inf
+    assert not mv.compare(deterministic(), deterministic(R_error=unknown)).passed
+
+
 def test_solutions_must_share_times_and_shapes():
     with pytest.raises(mv.InvalidInput, match="same output times"):
         mv.compare(deterministic(), deterministic(t=T + 0.1))

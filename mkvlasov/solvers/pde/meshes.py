@@ -121,7 +121,7 @@ def _monitor(
 
 
 def _layer_width(equations: Equations, outline: Outline, key: int, loading: int, kink: float, width: float) -> float:
-    """Return D / |drift| beside a kink: there the density changes by a factor e (docs/theory.md, section 6)."""
+    """Return Lambda / |drift| beside a kink: there the density changes by e^2 (docs/theory.md, section 6)."""
     rates = outline.path.rates[key]
     eps = 1e-9 * max(1.0, abs(kink))
     slopes = equations.slope(np.array([kink - eps, kink + eps]))

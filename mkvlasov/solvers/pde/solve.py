@@ -100,12 +100,12 @@ def solve_pde(
     are spread over two cells. The error estimate does not see a feature of the initial law that both meshes miss.
     """
     started = time.perf_counter()
+    initial = check_initial(initial, problem)
     if problem.outputs != 1:
         raise UnsupportedError(
             f"solve_pde: the PDE is solved for outputs=1 only (this problem has {problem.outputs}); "
             "use simulate_particles or simulate_sgd, or solve_ode where the moments close"
         )
-    initial = check_initial(initial, problem)
     t = _checks.times("t_eval", t_eval)
     cells = _checks.integer("cells", cells, minimum=20)
     flux = _checks.choice("flux", flux, FLUXES)
