@@ -160,6 +160,14 @@ def load(path: str | Path, *, problem: Problem | None = None, initial: InitialLa
     -----
     A stored problem may name functions, which are imported: load only files that you would also run.
     """
+    try:
+        return _load(path, problem, initial)
+    except (KeyError, TypeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        allowed = f"a whole file that Solution.save wrote (this one is damaged: {error!r})"
+        raise InvalidInput("path", str(path), allowed) from error
+
+
+def _load(path: str | Path, problem: Problem | None, initial: InitialLaw | None) -> Solution:
     dataset = _open(Path(path))
     if problem is None or initial is None:
         stored = _stored_problem(dataset, path)
@@ -167,6 +175,9 @@ def load(path: str | Path, *, problem: Problem | None = None, initial: InitialLa
     check_initial(initial, problem)
     arrays = {str(name): np.asarray(variable.values) for name, variable in dataset.variables.items()}
     arrays["t"] = arrays.pop("time")
+    shape = arrays["R"].shape[1:]
+    if shape != (problem.outputs, problem.n_features):
+        raise InvalidInput("problem", problem, f"a problem with {shape[0]} output(s) and {shape[1]} feature(s)")
     solution = _rebuild(json.loads(dataset.attrs["structure"]), arrays, {"problem": problem, "initial": initial})
     assert isinstance(solution, Solution)
     return solution

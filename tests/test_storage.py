@@ -4,6 +4,7 @@ import dataclasses
 import json
 from types import MappingProxyType
 
+import h5py
 import numpy as np
 import pytest
 import xarray
@@ -217,6 +218,34 @@ def test_files_of_others_are_refused(tmp_path):
             mv.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         mv.load(tmp_path / "missing.nc")
+
+
+@pytest.mark.parametrize("attribute", ["structure", "problem"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path, attribute, damage):
+    path = tmp_path / "run.nc"
+    solve().save(path)
+    with h5py.File(path, "r+") as file:
+        text = file.attrs[attribute]
+        del file.attrs[attribute]
+        if damage == "cut":
+            file.attrs[attribute] = text[: len(text) // 2]
+    with pytest.raises(mv.InvalidInput, match="path: got") as raised:
+        mv.load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_problem_of_another_size_is_refused(tmp_path):
+    path = tmp_path / "run.nc"
+    solve().save(path)
+    other = mv.Problem(hidden=mv.hidden.Rademacher([1.0, 1.0, 1.0]), activation="tanh", learning_rate=0.1)
+    with pytest.raises(mv.InvalidInput, match=r"1 output\(s\) and 2 feature\(s\)"):
+        mv.load(path, problem=other, initial=mv.initial.Gaussian(1.0, 0.0))
+
+
+def solve():
+    problem, initial = mv.read_problem("contrastive")
+    return mv.solve_ode(problem, initial, t_eval=[0.0, 0.1])
 
 
 def test_a_file_cannot_name_classes_from_elsewhere():

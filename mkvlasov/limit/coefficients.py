@@ -118,6 +118,12 @@ class LimitCoefficients:
         lead = Q.shape[:-2]
         flat_q, flat_r = Q.reshape(-1, *Q.shape[-2:]), R.reshape(-1, *R.shape[-2:])
         terms, error = self._converge_hidden(flat_q, flat_r)
+        if not all(np.isfinite(part[0]).all() for part in terms):
+            raise UnsupportedError(
+                f"the limit coefficients are not finite at Q = {flat_q.tolist()[0]}, R = {flat_r.tolist()[0]}: the "
+                f"activation {self._problem.activation!r} or the loss {self._problem.loss!r} is not finite where the "
+                "pre-activations have their weight"
+            )
         rate = self._problem.rate(t)
         return Coefficients(
             G=terms.G[0].reshape(Q.shape),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,8 +12,11 @@ from scipy import special
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array
-from mkvlasov.errors import InvalidInput
+from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem.value import Value
+
+MOST_NODES = 100_000
+"""Product rules with more points than this would take minutes for every evaluation of the limit."""
 
 
 class HiddenNodes(NamedTuple):
@@ -304,6 +308,12 @@ def _check_centred(field: str, points: Array, weights: Array) -> None:
 
 def _independent_atoms(features: list[tuple[Array, Array]]) -> HiddenNodes:
     """Combine one-dimensional rules into the product rule."""
+    size = math.prod(len(atoms) for atoms, _ in features)
+    if size > MOST_NODES:
+        raise UnsupportedError(
+            f"hidden: the limit of {len(features)} independent features averages over {size:.3g} joint values of c, at "
+            f"most {MOST_NODES} are feasible; take fewer features, a Gaussian or a Discrete law, or simulate_sgd"
+        )
     points = np.array(list(product(*(atoms for atoms, _ in features))), dtype=np.float64)
     weights = np.array([np.prod(ws) for ws in product(*(weights for _, weights in features))], dtype=np.float64)
     return HiddenNodes(points, weights, np.zeros((len(features), len(features))))

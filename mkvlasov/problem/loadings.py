@@ -11,7 +11,7 @@ from scipy import special
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array
-from mkvlasov.errors import InvalidInput
+from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem.value import Value
 
 
@@ -211,6 +211,15 @@ def check_identity(field: str, points: Array, weights: Array) -> None:
         raise InvalidInput(field, points, f"loadings with E[a a^T] = identity (it is {second.round(6).tolist()})")
 
 
+MOST_NODES = 20_000
+"""Product rules with more points than this are too many densities for one PDE."""
+
+
 def _product(atoms: Array, weights: Array, n_features: int) -> LoadingNodes:
+    if len(atoms) ** n_features > MOST_NODES:
+        raise UnsupportedError(
+            f"loadings: {len(atoms)} values in each of {n_features} features make more than {MOST_NODES} loadings; take "
+            "fewer features, a Discrete law, or a simulation"
+        )
     points = np.array(list(product(atoms, repeat=n_features)), dtype=np.float64)
     return LoadingNodes(points, np.array([np.prod(ws) for ws in product(weights, repeat=n_features)]))

@@ -5,6 +5,7 @@ Weights are stored as (runs, m, P) and loadings as (runs, K, P), particles last,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
@@ -12,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from mkvlasov._typing import Array
+from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.order_parameters import orthonormalize, square_root
 from mkvlasov.problem.contrastive import Problem
@@ -233,20 +235,34 @@ def draw_particles(
     problem: Problem, initial: InitialLaw, particles: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     """Draw weights (P, m) and loadings (P, K) with mean of a a^T close to the identity (see `simulate_particles`)."""
-    if problem.loadings.is_exact or isinstance(initial, Empirical):
+    # With many features the atoms of a product law are too many to list, let alone to draw in proportion.
+    listed = problem.n_features <= math.log2(_MOST_ATOMS)
+    if listed and (problem.loadings.is_exact or isinstance(initial, Empirical)):
         atoms, probabilities = initial.loading_nodes(problem, 1)
         if len(atoms) <= _MOST_ATOMS:
             # Systematic sampling: every atom occurs in proportion, to within one particle.
             ticks = (np.arange(particles) + rng.random()) / particles
             which = np.minimum(np.searchsorted(np.cumsum(probabilities), ticks, side="right"), len(atoms) - 1)
             counts = np.bincount(which, minlength=len(atoms))
+            _check_span(atoms[counts > 0], particles)
             weights = [
                 _sample_mixture(initial.conditional(atom, problem), int(count), rng)
                 for atom, count in zip(atoms, counts, strict=True)
             ]
             return np.concatenate(weights), np.repeat(atoms, counts, axis=0)
     rows, loadings = initial.sample_rows(rng, particles, problem)
+    _check_span(loadings, particles)
     return rows, orthonormalize(loadings)
+
+
+def _check_span(loadings: Array, particles: int) -> None:
+    """Refuse draws in which a feature has no particle: its overlap would be zero whatever the weights."""
+    features = loadings.shape[1]
+    if np.linalg.matrix_rank(loadings) < features:
+        raise UnsupportedError(
+            f"{particles} particles are too few for these loadings: those drawn do not span {features} feature(s); "
+            "take more particles"
+        )
 
 
 def _sample_mixture(law: GaussianMixture, count: int, rng: np.random.Generator) -> Array:
