@@ -132,7 +132,8 @@ def _markdown(report: Report, problem: str | None) -> str:
         "![Density snapshots](densities.png)",
         "Density of the weights of coordinates with the loading given at the left, at the time given above.",
         "## Verdicts",
-        "A gap may be as large as the discretization errors of both routes, plus a number of standard errors that "
+        "Indices in the table count from zero, those of the figures from one. A gap may be as large as the "
+        "discretization errors of both routes, plus a number of standard errors that "
         f"keeps the false-alarm rate of the whole table below {report.comparison.alpha:g}, plus the finite-size bias, "
         "bounded by the variance between runs.",
         _table(report.comparison.rows),

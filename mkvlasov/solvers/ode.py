@@ -152,7 +152,10 @@ def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float
     start = system.start(initial)
     rate: Callable[[float, Array], Array] = system
 
+    reached = [0.0, 0.0]  # time and largest entry, for the message of a run that ends early
+
     def watched(time_now: float, y: Array) -> Array:
+        reached[:] = time_now, float(np.abs(y).max())
         if bar is not None and time_now > bar.n:
             bar.update(time_now - bar.n)
         return rate(time_now, y)
@@ -173,7 +176,9 @@ def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float
     elif result.status == 1 and result.t_events is not None:
         status = Status(False, f"diverged: an overlap exceeded {DIVERGED:g} at t = {result.t_events[0][0]:.6g}")
     else:
-        status = Status(False, f"the step size underflowed after t = {result.t[-1] if len(result.t) else 0.0:.6g}")
+        # Growth faster than any exponential ends in finite time, before any bound is reached.
+        message = f"blow-up: the step size underflowed at t = {reached[0]:.6g}, with an overlap of {reached[1]:.3g}"
+        status = Status(False, message)
     return _Trajectory(system, np.asarray(result.t), states, int(result.nfev), status)
 
 
