@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mkvlasov.errors import ClosureError
 from mkvlasov.problem.contrastive import Problem
 
 
@@ -26,3 +27,18 @@ def closure_obstacles(problem: Problem) -> tuple[str, ...]:
         f"the regularizer {problem.regularizer!r} has a gradient phi'(w) that is not linear in w, so E[phi'(w) a^T] "
         "and E[phi'(w) w^T] depend on the whole density and not on (Q, R) alone",
     )
+
+
+def require_closure(problem: Problem) -> float:
+    """Return kappa, the strength of the L2 regularizer (0 without one), if the moments close.
+
+    Raises
+    ------
+    ClosureError
+        If they do not; names the terms and points to the PDE.
+    """
+    kappa = problem.regularizer.linear_strength
+    if kappa is None:
+        reasons = "; ".join(closure_obstacles(problem))
+        raise ClosureError(f"the moment equations do not close: {reasons}. Use solve_pde (or simulate_particles).")
+    return kappa

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
-from mkvlasov.errors import ClosureError
-from mkvlasov.limit.closure import closure_obstacles
+from mkvlasov.limit.closure import require_closure
 from mkvlasov.limit.coefficients import Coefficients, LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
@@ -65,19 +64,17 @@ def solve_ode(
     docs/theory.md, sections 4, 5 and 9.
     """
     check_initial(initial, problem)
-    obstacles = closure_obstacles(problem)
-    if obstacles:
-        raise ClosureError(
-            "the moment equations do not close: " + "; ".join(obstacles) + ". Use solve_pde (or simulate_particles)."
-        )
+    kappa = require_closure(problem)
     t = _checks.times("t_eval", t_eval)
     rtol = _checks.number("rtol", rtol, minimum=1e-12, maximum=1e-2)
     progress = _checks.flag("progress", progress)
     started = time.perf_counter()
     with tqdm(total=float(t[-1]), desc="ODE", unit="t", disable=None if progress else True) as bar:
-        fine = _integrate(_ClosedSystem(problem, LimitCoefficients(problem, rtol=rtol)), initial, t, rtol, bar)
-    coarse_coefficients = LimitCoefficients(problem, rtol=min(_LOOSER * rtol, 1e-2))
-    coarse = _integrate(_ClosedSystem(problem, coarse_coefficients), initial, t, min(_LOOSER * rtol, 1e-2), None)
+        system = _ClosedSystem(problem, kappa, LimitCoefficients(problem, rtol=rtol))
+        fine = _integrate(system, initial, t, rtol, bar)
+    looser = min(_LOOSER * rtol, 1e-2)
+    system = _ClosedSystem(problem, kappa, LimitCoefficients(problem, rtol=looser))
+    coarse = _integrate(system, initial, t, looser, None)
     return _solution(problem, initial, fine, coarse, time.perf_counter() - started)
 
 
@@ -86,6 +83,7 @@ class _ClosedSystem:
     """Right-hand side for the state (R, Q, A, C, P)."""
 
     problem: Problem
+    kappa: float
     coefficients: LimitCoefficients
 
     def start(self, initial: InitialLaw) -> Array:
@@ -120,9 +118,8 @@ class _ClosedSystem:
 
     def _linear_drift(self, c: Coefficients, Q: Array, R: Array, t: float) -> tuple[Array, Array]:
         """Return M and tau H of the drift - M w - tau H a."""
-        tau, kappa = self.problem.rate(t), self.problem.regularizer.linear_strength
-        assert kappa is not None  # the closure test has passed
-        M, force = tau * (c.G + kappa * np.eye(len(Q))), tau * c.H
+        tau = self.problem.rate(t)
+        M, force = tau * (c.G + self.kappa * np.eye(len(Q))), tau * c.H
         if self.problem.constraint == "sphere":
             free = np.diagonal(_lyapunov(M, Q, c.Lambda) - 2.0 * force @ R.T)
             M = M + np.diag(0.5 * free / np.diagonal(Q))
