@@ -15,6 +15,8 @@ from .problem import losses as losses
 from .problem import regularizers as regularizers
 from .problem import schedules as schedules
 from .problem.contrastive import Problem as Problem
+from .reduction.system import ReducedSystem as ReducedSystem
+from .reduction.system import reduce as reduce
 from .solvers.ode import solve_ode as solve_ode
 from .solvers.particles import simulate_particles as simulate_particles
 from .solvers.pde.solve import solve_pde as solve_pde

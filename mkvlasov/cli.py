@@ -87,6 +87,23 @@ def solve(context: click.Context, problem: str, method: str, output: str | None)
 
 
 @cli.command()
+@click.argument("problem", metavar="PROBLEM.toml")
+def reduce(problem: str) -> None:
+    """Derive the closed ODEs of a problem: in words, as rates at the start, and in LaTeX.
+
+    PROBLEM.toml is a problem file or the name of a built-in problem.
+    """
+    content = read_problem_file(problem)
+    system = mv.reduce(content.problem)
+    Q, R = content.initial.overlaps(content.problem)
+    dQ, dR = system.rates(Q, R)
+    click.echo(system.explain())
+    click.echo(f"\nAt the start: Q = {Q.tolist()}, R = {R.tolist()}")
+    click.echo(f"dQ/dt = {dQ.tolist()}, dR/dt = {dR.tolist()}\n")
+    click.echo(system.latex())
+
+
+@cli.command()
 @click.argument("name", required=False, metavar="[NAME]")
 def examples(name: str | None) -> None:
     """List the built-in problems, or print the file of one."""

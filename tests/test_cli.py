@@ -253,3 +253,18 @@ def test_the_installed_program_can_be_interrupted_and_piped(tmp_path):
 
 def test_the_default_problem_exists():
     assert configuration.DEFAULT_PROBLEM in mv.builtin_problems()
+
+
+def test_reduce_prints_words_rates_and_latex(run):
+    status, out, err = run("reduce", "contrastive")
+    assert (status, err) == (0, "")
+    assert "The closed system" in out
+    assert "dR/dt = [[" in out
+    assert r"\begin{align*}" in out
+
+
+def test_reduce_of_moments_that_do_not_close_is_one_line_with_the_way_out(run):
+    status, out, err = run("reduce", "sparse")
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "solve_pde" in err

@@ -218,8 +218,8 @@ MOST_NODES = 20_000
 def _product(atoms: Array, weights: Array, n_features: int) -> LoadingNodes:
     if len(atoms) ** n_features > MOST_NODES:
         raise UnsupportedError(
-            f"loadings: {len(atoms)} values in each of {n_features} features make more than {MOST_NODES} loadings; take "
-            "fewer features, a Discrete law, or a simulation"
+            f"loadings: {len(atoms)} values in each of {n_features} features make more than {MOST_NODES} loadings; "
+            "take fewer features, a Discrete law, or a simulation"
         )
     points = np.array(list(product(atoms, repeat=n_features)), dtype=np.float64)
     return LoadingNodes(points, np.array([np.prod(ws) for ws in product(weights, repeat=n_features)]))

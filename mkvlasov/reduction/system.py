@@ -1,0 +1,118 @@
+"""The closed system of a problem as one object: derived, explained, evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mkvlasov import _checks
+from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.limit.closure import require_closure
+from mkvlasov.limit.derivatives import ClosedRates, Derivative, parameter_derivative
+from mkvlasov.problem.contrastive import Problem
+from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.reduction.derivation import explain
+from mkvlasov.reduction.fluctuations import Fluctuations, fluctuations
+
+if TYPE_CHECKING:
+    from mkvlasov.reduction.symbolic import SymbolicSystem
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedSystem:
+    """The closed ODEs of the order parameters of a problem with L2 regularization or none.
+
+    Made by `reduce`. The independent entries of (R, Q) are listed in `names`: R row by row, then the upper triangle
+    of Q; vectors and matrices over them have the length d of that list.
+
+    Attributes
+    ----------
+    problem : Problem
+    """
+
+    problem: Problem
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the d independent entries, such as ``R[0,1]``."""
+        return self._rates.entries.names
+
+    def rates(self, Q: ArrayLike, R: ArrayLike, t: float = 0.0) -> tuple[Array, Array]:
+        """Return (dQ/dt, dR/dt) at order parameters Q (..., m, m), R (..., m, K)."""
+        x, tau = self._state(Q, R, t)
+        return self._rates.entries.unpack(self._rates.rates(x, tau))
+
+    def jacobian(self, Q: ArrayLike, R: ArrayLike, t: float = 0.0) -> Derivative:
+        """Return the Jacobian of the rates over the entries in `names`, shape (..., d, d), with its error."""
+        x, tau = self._state(Q, R, t)
+        return self._rates.jacobian(x, tau)
+
+    def parameter_derivative(self, name: str, Q: ArrayLike, R: ArrayLike, t: float = 0.0) -> Derivative:
+        """Return the derivative of the rates by a parameter such as "regularizer.strength", shape (..., d)."""
+        x, _ = self._state(Q, R, t)
+        return parameter_derivative(self.problem, name, x, t)
+
+    def explain(self) -> str:
+        """Return the derivation from the PDE, step by step, with the formulas and numbers of this problem."""
+        return explain(self.problem)
+
+    @cached_property
+    def symbolic(self) -> SymbolicSystem:
+        """The equations in symbols (sympy): closed forms for polynomials and erf, else with named averages."""
+        from mkvlasov.reduction.symbolic import symbolic_system  # sympy takes a second to load
+
+        return symbolic_system(self.problem)
+
+    def latex(self) -> str:
+        """Return the equations as a LaTeX ``align`` environment."""
+        return self.symbolic.latex()
+
+    def fluctuations(self, initial: InitialLaw, *, t_eval: ArrayLike, exact_overlaps: bool = False) -> Fluctuations:
+        """Return covariance and bias of the order parameters at finite N along a trajectory.
+
+        Parameters
+        ----------
+        initial : InitialLaw
+        t_eval : array, shape (T,)
+        exact_overlaps : bool
+            Whether every run starts from exactly the given overlaps (as in `simulate_sgd`), or from independent rows.
+        """
+        return fluctuations(self.problem, initial, t_eval=t_eval, exact_overlaps=exact_overlaps)
+
+    @cached_property
+    def _rates(self) -> ClosedRates:
+        return ClosedRates(self.problem)
+
+    def _state(self, Q: ArrayLike, R: ArrayLike, t: float) -> tuple[Array, float]:
+        m, k = self.problem.outputs, self.problem.n_features
+        q, r = np.asarray(Q, dtype=np.float64), np.asarray(R, dtype=np.float64)
+        _checks.array("Q", q, shape=(*(None,) * (q.ndim - 2), m, m))
+        _checks.array("R", r, shape=(*q.shape[:-2], m, k))
+        return self._rates.entries.pack(q, r), self.problem.rate(_checks.number("t", t, minimum=0.0))
+
+
+def reduce(problem: Problem) -> ReducedSystem:
+    """Reduce the PDE to the closed ODEs of the order parameters.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    Returns
+    -------
+    ReducedSystem
+
+    Raises
+    ------
+    ClosureError
+        Unless the moments close (L2 regularizer or none); names the terms that do not and points to the PDE.
+
+    Notes
+    -----
+    docs/theory.md, section 4.
+    """
+    require_closure(problem)
+    return ReducedSystem(problem)

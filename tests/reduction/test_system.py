@@ -1,0 +1,72 @@
+"""The reduced system as one object: its parts agree with the routes and with each other."""
+
+import numpy as np
+import pytest
+
+import mkvlasov as mv
+
+
+def test_rates_are_the_slopes_of_the_solved_equations():
+    """Differences of a solution of solve_ode, whose right-hand side is written separately."""
+    problem, initial = mv.read_problem("two_outputs")
+    step = 1e-3
+    ode = mv.solve_ode(problem, initial, t_eval=[1.0 - step, 1.0, 1.0 + step], rtol=1e-11)
+    dQ, dR = mv.reduce(problem).rates(ode.Q[1], ode.R[1])
+    # Central differences: error step^2 / 6 times a third derivative of order one.
+    np.testing.assert_allclose((ode.Q[2] - ode.Q[0]) / (2 * step), dQ, atol=1e-6)
+    np.testing.assert_allclose((ode.R[2] - ode.R[0]) / (2 * step), dR, atol=1e-6)
+
+
+def test_symbols_and_numbers_agree_on_a_built_in_problem():
+    problem, initial = mv.read_problem("contrastive")
+    erf = mv.Problem(
+        hidden=problem.hidden,
+        activation="erf",
+        learning_rate=0.4,
+        regularizer=problem.regularizer,
+        augmentation=problem.augmentation,
+    )
+    system = mv.reduce(erf)
+    Q, R = initial.overlaps(erf)
+    for symbolic, numeric in zip(system.symbolic.evaluate(Q, R), system.rates(Q, R), strict=True):
+        np.testing.assert_allclose(symbolic, numeric, atol=1e-10)
+
+
+def test_jacobian_is_the_slope_of_the_rates():
+    problem, initial = mv.read_problem("contrastive")
+    system = mv.reduce(problem)
+    Q, R = initial.overlaps(problem)
+    jacobian = system.jacobian(Q, R)
+    assert system.names == ("R[0,0]", "R[0,1]", "Q[0,0]")
+    step = 1e-4
+    up, down = (system.rates(Q, R + sign * step * np.array([[1.0, 0.0]])) for sign in (1, -1))
+    slope = [*((up[1] - down[1]) / (2 * step))[0], ((up[0] - down[0]) / (2 * step))[0, 0]]
+    np.testing.assert_allclose(jacobian.value[:, 0], slope, atol=1e-6)
+    assert jacobian.error.max() < 1e-7
+
+
+def test_parameter_derivative_of_the_learning_rate_is_that_of_a_quadratic():
+    """The rates are a tau + b tau^2, so three learning rates give the derivative exactly."""
+    problem, initial = mv.read_problem("contrastive")
+    Q, R = initial.overlaps(problem)
+    system = mv.reduce(problem)
+    slope = system.parameter_derivative("learning_rate", Q, R).value
+    rates = {}
+    for tau in (0.3, 0.4, 0.5):
+        fields = {name: getattr(problem, name) for name in ("hidden", "activation", "regularizer", "augmentation")}
+        dQ, dR = mv.reduce(mv.Problem(learning_rate=tau, **fields)).rates(Q, R)
+        rates[tau] = np.array([*dR[0], dQ[0, 0]])
+    np.testing.assert_allclose(slope, (rates[0.5] - rates[0.3]) / 0.2, atol=1e-8)
+
+
+def test_a_regularizer_that_does_not_close_is_refused_with_the_way_out():
+    problem, _ = mv.read_problem("sparse")
+    with pytest.raises(mv.ClosureError, match="solve_pde"):
+        mv.reduce(problem)
+
+
+@pytest.mark.parametrize(("Q", "R", "field"), [([[1.0, 0.0]], [[0.1, 0.2]], "Q"), ([[1.0]], [[0.1]], "R")])
+def test_states_of_the_wrong_shape_are_named(Q, R, field):
+    system = mv.reduce(mv.read_problem("contrastive")[0])
+    with pytest.raises(mv.InvalidInput, match=f"^{field}: got"):
+        system.rates(Q, R)
