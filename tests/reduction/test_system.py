@@ -70,3 +70,30 @@ def test_states_of_the_wrong_shape_are_named(Q, R, field):
     system = mv.reduce(mv.read_problem("contrastive")[0])
     with pytest.raises(mv.InvalidInput, match=f"^{field}: got"):
         system.rates(Q, R)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "erf"])
+def test_growth_rates_at_the_uninformative_state_depend_on_second_moments_only(activation):
+    """Laws of equal variance and kurtosis 1, 3 and 6; away from R = 0 they differ, so the test can fail."""
+    laws = [law([3.0, 2.0]) for law in (mv.hidden.Rademacher, mv.hidden.Gaussian)]
+    laws.append(mv.hidden.Sparse([3.0, 2.0], kurtosis=6.0))
+    jacobians = {}
+    for R in ([[0.0, 0.0]], [[0.5, 0.3]]):
+        jacobians[R[0][0]] = [
+            mv.reduce(
+                mv.Problem(
+                    hidden=law,
+                    activation=activation,
+                    learning_rate=0.4,
+                    regularizer=mv.regularizers.L2(0.2),
+                    augmentation=mv.augmentations.GaussianNoise(std=0.5, correlation=-0.3),
+                )
+            )
+            .jacobian([[1.0]], R)
+            .value[:2, :2]
+            for law in laws
+        ]
+    for other in jacobians[0.0][1:]:
+        np.testing.assert_allclose(other, jacobians[0.0][0], atol=1e-8)
+    for other in jacobians[0.5][1:]:
+        assert np.abs(other - jacobians[0.5][0]).max() > 1e-3
