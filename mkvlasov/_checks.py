@@ -130,6 +130,24 @@ def symmetric_matrix(field: str, value: object, size: int) -> Array:
     return result
 
 
+def overlaps(Q: object, R: object, outputs: int, features: int) -> tuple[Array, Array]:
+    """Return order parameters Q (..., m, m) and R (..., m, K) of stacked states, finite and of matching shapes."""
+    q, r = _numbers("Q", Q), _numbers("R", R)
+    if q.ndim < 2 or q.shape[-2:] != (outputs, outputs) or not np.isfinite(q).all():
+        raise InvalidInput("Q", Q, f"finite numbers of shape (..., {outputs}, {outputs})")
+    if r.shape != (*q.shape[:-2], outputs, features) or not np.isfinite(r).all():
+        shape = ", ".join(str(n) for n in (*q.shape[:-2], outputs, features))
+        raise InvalidInput("R", R, f"finite numbers of shape ({shape})")
+    return q, r
+
+
+def _numbers(field: str, value: object) -> Array:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput(field, value, "an array of finite numbers") from None
+
+
 def seed_sequence(field: str, value: Seed) -> np.random.SeedSequence:
     """Return the seed sequence behind a seed or a generator; children spawned from it are independent streams."""
     if isinstance(value, np.random.SeedSequence):

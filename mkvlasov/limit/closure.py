@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mkvlasov.errors import ClosureError
+from mkvlasov.errors import ClosureError, InvalidInput
 from mkvlasov.problem.contrastive import Problem
 
 
@@ -29,7 +29,7 @@ def closure_obstacles(problem: Problem) -> tuple[str, ...]:
     )
 
 
-def require_closure(problem: Problem) -> float:
+def require_closure(problem: object) -> float:
     """Return kappa, the strength of the L2 regularizer (0 without one), if the moments close.
 
     Raises
@@ -37,6 +37,8 @@ def require_closure(problem: Problem) -> float:
     ClosureError
         If they do not; names the terms and points to the PDE.
     """
+    if not isinstance(problem, Problem):
+        raise InvalidInput("problem", problem, "a mkvlasov.Problem")
     kappa = problem.regularizer.linear_strength
     if kappa is None:
         reasons = "; ".join(closure_obstacles(problem))

@@ -8,7 +8,7 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
-from mkvlasov.errors import InvalidInput, UnsupportedError
+from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.bounded import relative_error
 from mkvlasov.limit.covariance import CovarianceLimit, Terms
 from mkvlasov.limit.custom import CustomLimit
@@ -114,7 +114,7 @@ class LimitCoefficients:
         UnsupportedError
             If a pre-activation sits on a kink of the activation with certainty.
         """
-        Q, R = self._checked(Q, R)
+        Q, R = _checks.overlaps(Q, R, self._problem.outputs, self._problem.n_features)
         lead = Q.shape[:-2]
         flat_q, flat_r = Q.reshape(-1, *Q.shape[-2:]), R.reshape(-1, *R.shape[-2:])
         terms, error = self._converge_hidden(flat_q, flat_r)
@@ -133,17 +133,6 @@ class LimitCoefficients:
             loss=terms.loss[0].reshape(lead),
             error=error.reshape(lead),
         )
-
-    def _checked(self, Q: ArrayLike, R: ArrayLike) -> tuple[Array, Array]:
-        m, features = self._problem.outputs, self._problem.n_features
-        q: Array = np.asarray(Q, dtype=np.float64)
-        r: Array = np.asarray(R, dtype=np.float64)
-        if q.ndim < 2 or q.shape[-2:] != (m, m) or not np.isfinite(q).all():
-            raise InvalidInput("Q", q, f"finite numbers of shape (..., {m}, {m})")
-        if r.shape != (*q.shape[:-2], m, features) or not np.isfinite(r).all():
-            shape = ", ".join(str(n) for n in (*q.shape[:-2], m, features))
-            raise InvalidInput("R", r, f"finite numbers of shape ({shape})")
-        return q, r
 
     def _nodes(self, order: int) -> HiddenNodes:
         """Return nodes of the hidden law, made once."""

@@ -39,6 +39,9 @@ _FINE = _Stencil(0.02, (4.0 / 5.0, -1.0 / 5.0, 4.0 / 105.0, -1.0 / 280.0))
 _COARSE = _Stencil(0.001, (0.5,))
 
 
+_LOG2_POINTS = 13
+"""Log2 of the points per scrambling: the drift is sampled too, so more than `sobol_size` takes for Lambda alone."""
+
 _REGULAR = 0.05
 """Smallest conditional standard deviation to divide by in Stein's lemma."""
 
@@ -306,6 +309,6 @@ def _sobol_nodes(law: ViewLaw, rtol: float) -> Iterator[_Nodes]:
     m, mean = law.mean.shape[-1], law.mean[0, 0]
     inverse = np.linalg.inv(joint) if np.linalg.eigvalsh(joint)[0] > _REGULAR else None
     for replicate in range(REPLICATES):
-        g = sobol_normal(2 * m, sobol_size(rtol), replicate) @ root
+        g = sobol_normal(2 * m, sobol_size(rtol, _LOG2_POINTS), replicate) @ root
         weights = np.full((1, len(g)), 1.0 / len(g))
         yield _Nodes(mean + g[:, :m], mean + g[:, m:], weights, None if inverse is None else g @ inverse)

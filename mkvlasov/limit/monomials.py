@@ -276,9 +276,9 @@ def joint_covariance(law: ViewLaw) -> Array:
     return np.concatenate([top, np.concatenate([law.cross.mT, law.own[1]], axis=-1)], axis=-2)
 
 
-def sobol_size(rtol: float) -> int:
-    """Return log2 of the number of points per scrambling: what the accuracy asks for, within a budget."""
-    return int(np.clip(np.ceil(-np.log2(rtol)), 7, 11))
+def sobol_size(rtol: float, most: int = 11) -> int:
+    """Return log2 of the number of points per scrambling: what the accuracy asks for, within a budget `most`."""
+    return int(np.clip(np.ceil(-np.log2(rtol)), 7, most))
 
 
 @lru_cache(maxsize=32)

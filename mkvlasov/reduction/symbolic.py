@@ -13,7 +13,6 @@ from scipy import special
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
-from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.limit.moments import moment_rates
@@ -105,7 +104,7 @@ class SymbolicSystem:
         -----
         Without a closed form (see `is_closed_form`) the averages are those of `LimitCoefficients` at rtol 1e-10.
         """
-        q, r = self._checked(Q, R)
+        q, r = _checks.overlaps(Q, R, self.names.outputs, self.names.features)
         t = _checks.number("t", t, minimum=0.0)
         tau = self.problem.rate(t)
         if not self.is_closed_form:
@@ -162,16 +161,6 @@ class SymbolicSystem:
             list(plain.values()), entries, modules=[special_functions, "numpy"], cse=True
         )
         return compiled
-
-    def _checked(self, Q: ArrayLike, R: ArrayLike) -> tuple[Array, Array]:
-        m, features = self.names.outputs, self.names.features
-        q: Array = np.asarray(Q, dtype=np.float64)
-        r: Array = np.asarray(R, dtype=np.float64)
-        if q.ndim < 2 or q.shape[-2:] != (m, m) or not np.isfinite(q).all():
-            raise InvalidInput("Q", q, f"finite numbers of shape (..., {m}, {m})")
-        if r.shape != (*q.shape[:-2], m, features) or not np.isfinite(r).all():
-            raise InvalidInput("R", r, f"finite numbers of shape (..., {m}, {features}), leading axes as in Q")
-        return q, r
 
 
 def symbolic_system(problem: Problem, *, general_moments: bool = False) -> SymbolicSystem:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
 from mkvlasov.limit.derivatives import ClosedRates, Derivative, parameter_derivative
 from mkvlasov.problem.contrastive import Problem
@@ -87,10 +88,11 @@ class ReducedSystem:
         return ClosedRates(self.problem)
 
     def _state(self, Q: ArrayLike, R: ArrayLike, t: float) -> tuple[Array, float]:
-        m, k = self.problem.outputs, self.problem.n_features
-        q, r = np.asarray(Q, dtype=np.float64), np.asarray(R, dtype=np.float64)
-        _checks.array("Q", q, shape=(*(None,) * (q.ndim - 2), m, m))
-        _checks.array("R", r, shape=(*q.shape[:-2], m, k))
+        q, r = _checks.overlaps(Q, R, self.problem.outputs, self.problem.n_features)
+        smallest = float(np.linalg.eigvalsh(q - r @ r.mT).min())
+        if smallest < -1e-9 * float(np.abs(q).max()):
+            allowed = f"overlaps with Q - R R^T positive semidefinite (its smallest eigenvalue is {smallest:.6g})"
+            raise InvalidInput("R", R, allowed)
         return self._rates.entries.pack(q, r), self.problem.rate(_checks.number("t", t, minimum=0.0))
 
 

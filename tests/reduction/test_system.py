@@ -65,8 +65,22 @@ def test_a_regularizer_that_does_not_close_is_refused_with_the_way_out():
         mv.reduce(problem)
 
 
-@pytest.mark.parametrize(("Q", "R", "field"), [([[1.0, 0.0]], [[0.1, 0.2]], "Q"), ([[1.0]], [[0.1]], "R")])
-def test_states_of_the_wrong_shape_are_named(Q, R, field):
+BAD_STATES = [
+    ([[1.0, 0.0]], [[0.1, 0.2]], "Q"),
+    ("one", [[0.1, 0.2]], "Q"),
+    ([[np.nan]], [[0.1, 0.2]], "Q"),
+    ([[1.0]], [[0.1]], "R"),
+    ([[1.0]], [[0.9, 0.9]], "R"),  # Q - |R|^2 < 0
+]
+
+
+def test_what_is_no_problem_is_named():
+    with pytest.raises(mv.InvalidInput, match=r"^problem: got 3"):
+        mv.reduce(3)
+
+
+@pytest.mark.parametrize(("Q", "R", "field"), BAD_STATES)
+def test_states_that_cannot_be_are_named(Q, R, field):
     system = mv.reduce(mv.read_problem("contrastive")[0])
     with pytest.raises(mv.InvalidInput, match=f"^{field}: got"):
         system.rates(Q, R)
