@@ -70,7 +70,7 @@ class NamedAverages:
 
     @property
     def legend(self) -> dict[str, str]:
-        return {r"\langle\,\cdot\,\rangle": "an average over c and the pre-activations, to be computed numerically"}
+        return {r"\langle\,\cdot\,\rangle": "an average over $c$ and the pre-activations, to be computed numerically"}
 
     def curvature(self, j: int, view: int) -> sp.Expr:
         return self._average(sigma((j, view), 2), sigma((j, 1 - view), 0))

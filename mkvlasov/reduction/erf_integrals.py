@@ -26,6 +26,9 @@ from mkvlasov.reduction.names import Names, Variable, subscript
 MAX_POINTS = 32
 """More points of the hidden law than this are not written out as a sum."""
 
+_SHORT = 3
+"""Coefficients of up to so many terms are written out, longer ones get names."""
+
 
 class Psi(sp.Function):
     """E[sign(x + z_1) sign(y + z_2)] for standard normal z of correlation r."""
@@ -113,14 +116,14 @@ class ErfAverages:
             row = "1" if self.names.outputs == 1 else "j"
             result[rf"{u} = \sum_k R_{{{row}k}} c_k"] = "the signal"
             if self.is_closed_form:
-                points = "points" if len(self._points) == self._all else "points, one of each pair c and -c"
-                result[r"\langle f(c) \rangle_c = \sum_a p_a f(c^{(a)})"] = (
-                    f"the average over {len(self._points)} {points}"
-                )
+                points = f"{len(self._points)} point{'s' if len(self._points) > 1 else ''}"
+                pairs = "" if len(self._points) == self._all else ", one of each pair $c$ and $-c$"
+                result[r"\langle f(c) \rangle_c = \sum_a p_a f(c^{(a)})"] = f"the average over {points}{pairs}"
             else:
-                result[r"\langle\,\cdot\,\rangle_c"] = "the average over c, to be computed numerically"
+                result[r"\langle\,\cdot\,\rangle_c"] = "the average over $c$, to be computed numerically"
             result[r"\Psi(x, y; r)"] = (
-                "the mean of sign(x + z) sign(y + z') for standard normal z, z' with correlation r"
+                r"the mean of $\mathrm{sign}(x + z) \, \mathrm{sign}(y + z')$ for standard normal $z, z'$ "
+                "with correlation $r$"
             )
         return result
 
@@ -156,7 +159,7 @@ class ErfAverages:
         means = (self._u[a[0]], self._u[b[0]])
         L1, L2 = (sp.expand(L4 * (1 + self._cov(e, e)) - dot(x, x)) for e, x in ((c, with_c), (d, with_d)))
         L0 = sp.expand(L4 * self._cov(c, d) - dot(with_c, with_d))
-        shift_c, shift_d = (sp.factor(L4 * self._u[e[0]] - dot(x, means)) for e, x in ((c, with_c), (d, with_d)))
+        shift_c, shift_d = (self._shift(L4 * self._u[e[0]] - dot(x, means)) for e, x in ((c, with_c), (d, with_d)))
         l4, l1, l2, l0 = (self._define(value) for value in (L4, L1, L2, L0))
         exponent = sp.factor(dot(means, means)) / (2 * l4)
         correlation = l0 / l1 if l1 == l2 else l0 / sp.sqrt(l1 * l2)
@@ -195,13 +198,21 @@ class ErfAverages:
         argument = u * (own - cross) / (sp.sqrt(2) * sp.sqrt(own) * sp.sqrt(self._delta(j)))
         return sp.sqrt(2 / sp.pi) / sp.sqrt(own) * sp.exp(-(u**2) / (2 * own)) * sp.erf(argument)
 
+    def _shift(self, expression: sp.Expr) -> sp.Expr:
+        """Return a linear form in the signals with names for its long coefficients, so that it fits on a line."""
+        expression, result = sp.expand(expression), sp.S.Zero
+        for u in self._u:
+            factor = expression.coeff(u)
+            result += u * (self._define(factor) if len(sp.Add.make_args(factor)) > _SHORT else factor)
+        return result
+
     def _delta(self, j: int) -> sp.Symbol:
         first, second, cross = self._cov((j, 0), (j, 0)), self._cov((j, 1), (j, 1)), self._cov((j, 0), (j, 1))
         name = r"\Delta" if self.names.outputs == 1 else rf"\Delta_{{{subscript(j + 1)}}}"
         return self.names.define(name, sp.expand((1 + first) * (1 + second) - cross**2))
 
     def _define(self, meaning: sp.Expr) -> sp.Expr:
-        """Return a name for a determinant; one that occurred before keeps its name, a plain symbol needs none."""
+        """Return a name for a polynomial of covariances; one that occurred before keeps its name, a plain symbol needs none."""
         if meaning.is_Symbol:
             return meaning
         for symbol, known in self.names.definitions.items():
