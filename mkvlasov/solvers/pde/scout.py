@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solvers.pde.grid import REACH, density_ends, deposit, equidistant, law_ends
+from mkvlasov.solvers.pde.grid import REACH, TAIL, density_ends, deposit, equidistant
 from mkvlasov.solvers.pde.march import Equations, Path, l1_norm, march
 from mkvlasov.solvers.pde.rates import Rates
+from mkvlasov.solvers.pde.setup import Family
 
 CELLS = 96
 TOLERANCE = 3e-3
@@ -117,50 +117,32 @@ def widened(low: Array, high: Array, floor: Array) -> tuple[Array, Array]:
     return low - 0.5 * missing, high + 0.5 * missing
 
 
-def narrowest(equations: Equations, laws: list[GaussianMixture], end: float, *, kinked: bool) -> Array:
+def narrowest(family: Family, ends: Array, end: float) -> Array:
     """Return the width (L,) that no mesh goes below: what diffusion makes of a point mass in the first instants.
 
     Without it a mesh around a point mass would have no width to start from. At a kink a density may shrink to almost
     nothing in finite time; a mesh need not follow it there, since graded cells resolve it.
     """
-    ends = np.array([law_ends(law) for law in laws])
-    moments = equations.start(laws)
-    rates = equations.rates(0.0, moments)
+    moments = family.equations.start(family.laws)
+    rates = family.equations.rates(0.0, moments)
     speed = abs(rates.linear) + rates.tau
     instant = 0.01 * min(end, 1.0 / speed if speed > 0.0 else np.inf)
     width = 2.0 * REACH * np.sqrt(2.0 * max(rates.diffusion, 0.0) * instant)
-    if kinked:
+    if family.kinks:
         width = max(width, _KINKED_WIDTH * float(np.sqrt(moments[0])))
     return np.maximum(width, 1e-7 * np.maximum(1.0, np.abs(ends).max(axis=1)))
 
 
-def scout(
-    equations: Equations,
-    laws: list[GaussianMixture],
-    *,
-    end: float,
-    kinked: bool,
-    largest_second_moment: float,
-) -> Outline:
-    """March a coarse, uniform, moving mesh through [0, end] and note where the densities are.
-
-    Parameters
-    ----------
-    equations : Equations
-    laws : list of GaussianMixture
-        Initial law of w for every loading.
-    end : float
-    kinked : bool
-        Whether phi' jumps somewhere.
-    largest_second_moment : float
-    """
-    floor = narrowest(equations, laws, end, kinked=kinked)
-    ends = np.array([law_ends(law) for law in laws])
+def scout(family: Family, end: float) -> Outline:
+    """March a coarse, uniform, moving mesh through [0, end] and note where the densities are."""
+    equations = family.equations
+    ends = np.array([law.ends(TAIL) for law in family.laws])
+    floor = narrowest(family, ends, end)
     low, high = widened(ends[:, 0], ends[:, 1], floor)
     padding = _PADDING * (high - low)
     nodes = equidistant(low - padding, high + padding, CELLS)
-    mass = np.array([deposit(law, row) for law, row in zip(laws, nodes, strict=True)])
-    tracker = _Tracker(equations, floor, end, kinked)
+    mass = np.array([deposit(law, row) for law, row in zip(family.laws, nodes, strict=True)])
+    tracker = _Tracker(equations, floor, end, bool(family.kinks))
     path = march(
         equations,
         nodes,
@@ -169,7 +151,7 @@ def scout(
         tolerance=TOLERANCE,
         destination=tracker.destination,
         observer=tracker.observe,
-        largest_second_moment=largest_second_moment,
+        largest_second_moment=family.largest,
         measure=_coarse_norm,
     )
     # The start is known exactly.

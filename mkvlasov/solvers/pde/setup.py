@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.solvers.pde.fluxes import FLUXES
+from mkvlasov.problem.initial import GaussianMixture, InitialLaw
+from mkvlasov.problem.loadings import LoadingNodes
+from mkvlasov.solvers.pde.fluxes import Scheme
 from mkvlasov.solvers.pde.march import Equations
 from mkvlasov.solvers.pde.rates import RateFunction, Rates
 
@@ -49,8 +53,36 @@ class CoupledRates:
         )
 
 
-def equations_of(problem: Problem, loadings: Array, weights: Array, *, rates: RateFunction, flux: str) -> Equations:
-    """Return the equations for the loadings (L, K) with their weights (L,)."""
+@dataclass(frozen=True)
+class Family:
+    """The equations of all loadings, where they start, and from where on Q counts as blown up.
+
+    Attributes
+    ----------
+    equations : Equations
+    laws : list of GaussianMixture
+        Initial law of w for every loading.
+    kinks : tuple of float
+        Where phi' jumps.
+    largest : float
+    """
+
+    equations: Equations
+    laws: list[GaussianMixture]
+    kinks: tuple[float, ...]
+    largest: float
+
+
+def family_of(
+    problem: Problem,
+    initial: InitialLaw,
+    loadings: LoadingNodes,
+    *,
+    rates: RateFunction,
+    scheme: Scheme,
+    largest: float,
+) -> Family:
+    """Return the equations and initial laws of the loadings."""
     regularizer = problem.regularizer
 
     def penalty(w: Array) -> Array:
@@ -59,4 +91,6 @@ def equations_of(problem: Problem, loadings: Array, weights: Array, *, rates: Ra
     def slope(w: Array) -> Array:
         return regularizer.gradient(w[..., None])[..., 0]
 
-    return Equations(loadings, weights, rates, penalty, slope, FLUXES[flux], flux == "exponential")
+    equations = Equations(loadings.points, loadings.weights, rates, penalty, slope, scheme)
+    laws = [initial.conditional(a, problem) for a in loadings.points]
+    return Family(equations, laws, tuple(regularizer.kinks), largest)

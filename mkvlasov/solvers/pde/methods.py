@@ -1,0 +1,4 @@
+"""Methods for `solve_pde`: small frozen objects, one class each."""
+
+from mkvlasov.solvers.pde.finite_volumes import FiniteVolumes as FiniteVolumes
+from mkvlasov.solvers.pde.finite_volumes import UniformCentral as UniformCentral
