@@ -15,6 +15,8 @@ from mkvlasov.solution_pde import PdeMethod, PdeSolution
 from mkvlasov.solvers.pde.accuracy import doubled_steps
 from mkvlasov.solvers.pde.density import solve_density
 from mkvlasov.solvers.pde.fluxes import CENTRAL, EXPONENTIAL, Scheme
+from mkvlasov.solvers.pde.march import Path
+from mkvlasov.solvers.pde.quadrature import settle_loadings
 from mkvlasov.solvers.pde.result import Runs, solution_of_runs
 from mkvlasov.solvers.pde.run import Run, run
 from mkvlasov.solvers.pde.scout import Outline, scout
@@ -22,11 +24,6 @@ from mkvlasov.solvers.pde.setup import CoupledRates, Family, family_of
 from mkvlasov.solvers.pde.task import Task
 
 _FEWEST_CELLS = 20
-
-# Gauss-Hermite nodes per feature. With a kink 16 nodes leave errors of 3e-3 in R; for more features the number of
-# loadings is what limits.
-_ORDERS = {1: 32, 2: 8, 3: 6}
-_ORDER_BEYOND = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class FiniteVolumes:
     One mesh per loading; a cheap first pass finds where the densities go, and the meshes move with them (they grow
     where weights grow). Kinks of phi stay on nodes, in cells graded to the width of the spike that forms there. Second
     order in the spacing. Time steps are those of TR-BDF2 with error control; mass is conserved to rounding. Runs with
-    half the cells, twice the steps and half the loading nodes per feature give the error estimates: about three times
+    half the cells, steps twice as long and another number of loading nodes give the error estimates: about three times
     the error each, added up.
 
     Parameters
@@ -93,39 +90,30 @@ class UniformCentral:
 
 
 def _solve(task: Task, method: PdeMethod, cells: int, scheme: Scheme) -> PdeSolution:
-    """Run on the meshes asked for and, to see the error, on coarser ones, with longer steps and fewer loadings."""
+    """Run on the meshes asked for and, to see the error, on coarser ones and with longer steps."""
     started = time.perf_counter()
     rates = CoupledRates(task.problem, task.limit, task.largest)
-    k = task.problem.n_features
-    order = task.loading_order or _ORDERS.get(k, _ORDER_BEYOND)
-
-    def family(order: int) -> Family:
-        loadings = task.initial.loading_nodes(task.problem, order)
-        return family_of(task.problem, task.initial, loadings, rates=rates, scheme=scheme, largest=task.largest)
-
-    full, fewer = family(order), family(max((order + 1) // 2, 2))
-    end = float(task.t[-1])
-    outline = scout(full, end)
-    fine = _march(task, full, outline, task.t[task.t <= outline.times[-1]], cells=cells)
+    loadings = settle_loadings(task, rates)
+    family = family_of(task.problem, task.initial, loadings.nodes, rates=rates, scheme=scheme, largest=task.largest)
+    outline = scout(family, float(task.t[-1]))
+    fine = _march(task, family, outline, task.t[task.t <= outline.times[-1]], cells=cells)
     outputs = np.array(fine.path.snapshot_times)
-    steps = np.array(fine.path.times)[1:]
 
-    def coarse(family: Family, outline: Outline, steps: Array) -> Run:
+    def coarse(steps: Array) -> Path:
         return run(
             family, outline, cells=cells // 2, outputs=outputs, tolerance=task.rtol, steps=steps, margin=fine.margin
-        )
+        ).path
 
-    exact_loadings = len(fewer.laws) == len(full.laws)
     runs = Runs(
         outline=outline,
         fine=fine,
-        coarse_mesh=coarse(full, outline, steps).path,
-        coarse_steps=coarse(full, outline, doubled_steps(fine.path.times)).path,
-        fewer_loadings=None if exact_loadings else coarse(fewer, scout(fewer, end), steps).path,
+        coarse_mesh=coarse(np.array(fine.path.times)[1:]),
+        coarse_steps=coarse(doubled_steps(fine.path.times)),
+        loadings=loadings,
     )
     # Numbers of evaluations and times are about all runs, since the user waits for all of them.
     effort = {"cells": cells, "coefficient_evaluations": rates.evaluations, "seconds": time.perf_counter() - started}
-    return solution_of_runs(task, method, full.equations, runs, effort)
+    return solution_of_runs(task, method, family.equations, runs, effort)
 
 
 def _march(task: Task, family: Family, outline: Outline, outputs: Array, *, cells: int) -> Run:

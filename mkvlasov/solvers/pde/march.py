@@ -15,7 +15,7 @@ from mkvlasov.solvers.pde.steppers import STAGE, implicit_euler, limit_to_positi
 
 Penalty = Callable[[Array], Array]
 
-_SMALLEST_SCALE = 1e-4
+_SMALLEST_SCALE = 1e-2
 _MOST_ATTEMPTS = 20_000
 _REFUSED = (False, 1e6)
 

@@ -120,13 +120,14 @@ def _monitor(
 ) -> tuple[Array, Array]:
     """Return points w from low to high and, at them, the share of cells below (0 to 1)."""
     nodes, mass = outline.nodes[key, loading], np.maximum(outline.mass[key, loading], 0.0)
-    bump = np.cbrt(np.interp(np.linspace(low, high, 801), nodes, mass, left=0.0, right=0.0))
-    coarse = np.linspace(low, high, 801)
+    # With the scout's nodes among them, the points miss no density, however narrow.
+    coarse = np.unique(np.clip(np.concatenate([np.linspace(low, high, 801), nodes]), low, high))
+    bump = np.cbrt(np.interp(coarse, nodes, mass, left=0.0, right=0.0))
     widths = [_layer_width(equations, outline, key, loading, kink, high - low) for kink in kinks]
     near = [kink + width * np.sinh(np.linspace(-9.0, 9.0, 401)) for kink, width in zip(kinks, widths, strict=True)]
     w = np.unique(np.clip(np.concatenate([coarse, *near, np.array(kinks)]), low, high))
     uniform = (w - low) / (high - low)
-    cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (bump[1:] + bump[:-1]))])
+    cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (bump[1:] + bump[:-1]) * np.diff(coarse))])
     density = np.interp(w, coarse, cumulative / cumulative[-1])
     level = (_UNIFORM_SHARE + (0.0 if kinks else _KINK_SHARE)) * uniform + _DENSITY_SHARE * density
     for kink, width in zip(kinks, widths, strict=True):

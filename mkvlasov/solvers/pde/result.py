@@ -14,6 +14,7 @@ from mkvlasov.solution_pde import CoefficientHistory, PdeMethod, PdeSolution
 from mkvlasov.solvers.pde.accuracy import Errors, coefficient_errors, differences, tolerance_errors
 from mkvlasov.solvers.pde.fluxes import volumes
 from mkvlasov.solvers.pde.march import Equations, Path
+from mkvlasov.solvers.pde.quadrature import SettledLoadings
 from mkvlasov.solvers.pde.rates import Rates
 from mkvlasov.solvers.pde.run import TOUCHED, Run
 from mkvlasov.solvers.pde.scout import Outline
@@ -111,15 +112,14 @@ class Runs:
     fine : Run
     coarse_mesh, coarse_steps : Path
         With half the cells, and then with twice the steps as well.
-    fewer_loadings : Path or None
-        With fewer loading nodes, to be compared with `coarse_mesh`; None where the loadings are exact.
+    loadings : SettledLoadings
     """
 
     outline: Outline
     fine: Run
     coarse_mesh: Path
     coarse_steps: Path
-    fewer_loadings: Path | None
+    loadings: SettledLoadings
 
 
 def solution_of_runs(
@@ -133,11 +133,8 @@ def solution_of_runs(
     errors = tolerance_errors(task.rtol, snapshots.Q, snapshots.R) + coefficient_errors(path, t)
     errors += differences(path, runs.coarse_mesh, t, weights)
     errors += differences(runs.coarse_mesh, runs.coarse_steps, t, weights)
-    loading_error = 0.0
-    if runs.fewer_loadings is not None:
-        missed = differences(runs.coarse_mesh, runs.fewer_loadings, t, None)
-        loading_error = float(missed.R.max(initial=0.0))
-        errors += missed
+    missed = runs.loadings.errors(t)
+    errors += missed
     # Mass that a wall has held back is wrong wherever it went.
     errors += Errors(np.zeros_like(errors.Q), np.zeros_like(errors.R), np.full(len(t), path.wall_mass))
     stats = {
@@ -149,7 +146,7 @@ def solution_of_runs(
         "wall_mass": path.wall_mass,
         "meshes_widened": runs.fine.widened,
         "coefficient_error": max(rates.error for rates in path.rates),
-        "loading_error": loading_error,
+        "loading_error": float(missed.R.max(initial=0.0)),
         **effort,
     }
     return build_solution(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
+from mkvlasov.solvers.pde.fluxes import EXPONENTIAL
 from mkvlasov.solvers.pde.grid import REACH, TAIL, density_ends, deposit, equidistant
-from mkvlasov.solvers.pde.march import Equations, Path, l1_norm, march
+from mkvlasov.solvers.pde.march import Equations, Path, march
 from mkvlasov.solvers.pde.rates import Rates
 from mkvlasov.solvers.pde.setup import Family
 
@@ -106,9 +107,11 @@ def _fits(room: Array, width: Array) -> npt.NDArray[np.bool_]:
     return (room > 0.06 * width) & (room < 0.35 * width)
 
 
-def _coarse_norm(nodes: Array, error: Array) -> Array:
-    """Return a tenth of the L1 norm: the scout looks for places more than for shapes."""
-    return 0.1 * l1_norm(nodes, error)
+def _displacement(nodes: Array, error: Array) -> Array:
+    """Return how far errors (L, n) move mass, relative to the width of the mesh: places matter here, shapes do not."""
+    spacing = np.diff(nodes, axis=1)
+    moved = np.abs(np.cumsum(error, axis=1)[:, :-1])
+    return np.einsum("ln,ln->l", moved, spacing) / (nodes[:, -1] - nodes[:, 0])
 
 
 def widened(low: Array, high: Array, floor: Array) -> tuple[Array, Array]:
@@ -135,7 +138,8 @@ def narrowest(family: Family, ends: Array, end: float) -> Array:
 
 def scout(family: Family, end: float) -> Outline:
     """March a coarse, uniform, moving mesh through [0, end] and note where the densities are."""
-    equations = family.equations
+    # Overshoots of another flux would look like densities that went astray.
+    equations = replace(family.equations, scheme=EXPONENTIAL)
     ends = np.array([law.ends(TAIL) for law in family.laws])
     floor = narrowest(family, ends, end)
     low, high = widened(ends[:, 0], ends[:, 1], floor)
@@ -152,7 +156,7 @@ def scout(family: Family, end: float) -> Outline:
         destination=tracker.destination,
         observer=tracker.observe,
         largest_second_moment=family.largest,
-        measure=_coarse_norm,
+        measure=_displacement,
     )
     # The start is known exactly.
     tracker.low[0], tracker.high[0] = low, high

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mkvlasov._typing import Array
+from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import GaussianMixture, InitialLaw
@@ -34,9 +35,13 @@ class CoupledRates:
         tau = self._problem.rate(t)
         # Far beyond what counts as blown up (a trial step may get there) quadratures would take for ever.
         if not np.isfinite(moments[:-1]).all() or self._largest < 0.1 * Q:
-            return Rates(linear=np.nan, tilt=np.full(len(R), np.nan), tau=tau, diffusion=np.nan)
+            return _nowhere(len(R), tau)
         self.evaluations += 1
-        c = self._limit(np.array([[Q]]), R[None], t)
+        try:
+            c = self._limit(np.array([[Q]]), R[None], t)
+        except UnsupportedError:
+            # All weights have gone to zero, where an activation with a kink has no limit.
+            return _nowhere(len(R), tau)
         G, H, Lambda = float(c.G[0, 0]), c.H[0], float(c.Lambda[0, 0])
         linear = tau * G
         if self._problem.constraint == "sphere" and Q > 0.0:
@@ -51,6 +56,11 @@ class CoupledRates:
             loss=float(c.loss),
             error=float(c.error),
         )
+
+
+def _nowhere(features: int, tau: float) -> Rates:
+    """Return rates that are no numbers: a step that asks for them is refused."""
+    return Rates(linear=np.nan, tilt=np.full(features, np.nan), tau=tau, diffusion=np.nan)
 
 
 @dataclass(frozen=True)

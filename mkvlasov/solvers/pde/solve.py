@@ -104,7 +104,7 @@ def _check_density_exists(task: Task) -> None:
             f"solution has atoms and no density; {remedy}"
         )
     loadings = initial.loading_nodes(problem, 2).points
-    if any((initial.conditional(a, problem).covariances[:, 0, 0] <= 0.0).any() for a in loadings):
+    if not all(initial.conditional(a, problem).is_smooth for a in loadings):
         raise UnsupportedError(
             "solve_pde: without diffusion (Lambda = 0) the point masses of the initial law stay point masses, so that "
             f"the solution has no density; {remedy}, or start from a law with a density"
