@@ -59,13 +59,13 @@ def test_density_of_another_loading_is_that_of_a_node(oracle):
 
 def test_an_exact_density_is_found_to_the_error_reported():
     setting = mv.Problem(
-        hidden=mv.hidden.Rademacher([4.0, 3.0]),
+        hidden=mv.hidden.Rademacher(4.0),
         activation="erf",
         learning_rate=0.5,
         regularizer=mv.regularizers.L2(0.3),
         augmentation=mv.augmentations.GaussianNoise(0.4),
     )
-    start, t = mv.initial.Gaussian(1.0, [0.3, 0.2]), [0.0, 3.0]
+    start, t = mv.initial.Gaussian(1.0, 0.3), [0.0, 3.0]
     pde = mv.solve_pde(setting, start, t_eval=t, method=mv.methods.Collocation(points=200), rtol=1e-5)
     ode = mv.solve_ode(setting, start, t_eval=t)
     assert (np.abs(pde.Q - ode.Q) <= pde.Q_error).all()

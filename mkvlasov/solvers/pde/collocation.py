@@ -33,11 +33,14 @@ from mkvlasov.solvers.pde.grid import equidistant
 from mkvlasov.solvers.pde.quadrature import settle_loadings
 from mkvlasov.solvers.pde.rates import Rates
 from mkvlasov.solvers.pde.result import Snapshots, build_solution, history
-from mkvlasov.solvers.pde.scout import scout
+from mkvlasov.solvers.pde.scout import Outline, scout
 from mkvlasov.solvers.pde.setup import CoupledRates, Family, family_of
 from mkvlasov.solvers.pde.task import Task
 
 _MARGIN = 0.05
+
+# A mass that differs more from one is no density any more.
+_MOST_MISSING = 1e-2
 
 # The integrator bounds errors of steps, which add up.
 _STEP_TOLERANCE = 0.1
@@ -76,15 +79,17 @@ class Collocation:
             task.problem, task.initial, loadings.nodes, rates=rates, scheme=EXPONENTIAL, largest=task.largest
         )
         _check_smooth(task, family)
-        nodes = _grid(family, float(task.t[-1]), self.points)
-        fine = _integrate(_System(family, nodes, self.order), task.t, _STEP_TOLERANCE * task.rtol, task.progress)
-        coarse = _integrate(_System(family, nodes[:, ::2], self.order), task.t, task.rtol, progress=False)
+        outline = scout(family, float(task.t[-1]) or 1.0)
+        nodes = _grid(outline, self.points)
+        t = task.t[task.t <= outline.times[-1]]
+        fine = _integrate(_System(family, nodes, self.order), t, _STEP_TOLERANCE * task.rtol, task.progress)
+        coarse = _integrate(_System(family, nodes[:, ::2], self.order), t, task.rtol, progress=False)
         snapshots, errors = _compare(task, family, nodes, fine, coarse)
         errors += loadings.errors(snapshots.t)
         reached = len(snapshots.t)
         said = f"reached t = {task.t[-1]:g} in {len(fine.times) - 1} steps on grids at rest"
         if reached < len(task.t):
-            reason = fine.failure or coarse.failure
+            reason = fine.failure or coarse.failure or outline.path.failure
             said = f"stopped: {reason}; {reached} of {len(task.t)} output times were reached"
         return build_solution(
             task,
@@ -108,7 +113,7 @@ class Collocation:
         family = family_of(
             solution.problem, solution.initial, loadings, rates=rates, scheme=EXPONENTIAL, largest=np.inf
         )
-        nodes = _grid(family, float(solution.t[-1]), self.points)
+        nodes = _grid(scout(family, float(solution.t[-1]) or 1.0), self.points)
         system = _System(family, nodes, self.order)
         march = _integrate(system, np.array([t]), _STEP_TOLERANCE * solution.rtol, progress=False)
         return Density(nodes[0], march.densities[0][0])
@@ -129,9 +134,8 @@ def _check_smooth(task: Task, family: Family) -> None:
         )
 
 
-def _grid(family: Family, end: float, points: int) -> Array:
-    """Return uniform nodes (L, points) that cover the densities up to `end`, as a cheap first pass finds them."""
-    outline = scout(family, end or 1.0)
+def _grid(outline: Outline, points: int) -> Array:
+    """Return uniform nodes (L, points) that cover the densities at all times, as a cheap first pass saw them."""
     low, high = outline.low.min(axis=0), outline.high.max(axis=0)
     room = _MARGIN * (high - low)
     return equidistant(low - room, high + room, points - 1)
@@ -163,6 +167,10 @@ class _System:
         mean = np.einsum("ln,ln->l", mass, self.nodes)
         second = float((mass * self.nodes**2).sum())
         return np.concatenate([[second], mean @ equations.loadings, [float((mass * self.nodes * self.slopes).sum())]])
+
+    def missing(self, state: Array) -> float:
+        """Return by how much the worst mass differs from one: what left the grid or is not resolved by it."""
+        return float(np.abs(state.reshape(self.nodes.shape).sum(axis=1) * self.spacing - 1.0).max())
 
     def rates(self, t: float, state: Array) -> Rates:
         return self.family.equations.rates(t, self.moments(state))
@@ -222,7 +230,7 @@ def _integrate(system: _System, t: Array, tolerance: float, progress: bool) -> _
 
     note(0.0, state)
     pending = [float(time) for time in t]
-    if pending[0] == 0.0:
+    if pending and pending[0] == 0.0:
         keep(pending.pop(0), state)
     if not pending:
         return march
@@ -234,8 +242,12 @@ def _integrate(system: _System, t: Array, tolerance: float, progress: bool) -> _
     with tqdm(total=pending[-1], disable=None if progress else True, desc="PDE", unit="t") as bar:
         while pending:
             message = solver.step()
-            if message or abs(system.moments(solver.y)[0]) > largest:
-                march.failure = f"{message or 'Q grew beyond what counts as bounded'} at t = {solver.t:.6g}"
+            if abs(system.moments(solver.y)[0]) > largest:
+                message = "Q grew beyond what counts as bounded"
+            elif system.missing(solver.y) > _MOST_MISSING:
+                message = "the grids do not hold or do not resolve the densities (take FiniteVolumes or more points)"
+            if message:
+                march.failure = f"{message} at t = {solver.t:.6g}"
                 break
             note(solver.t, solver.y)
             between = solver.dense_output()
@@ -266,4 +278,9 @@ def _compare(task: Task, family: Family, nodes: Array, fine: _March, coarse: _Ma
         densities=densities,
         quadrature=np.broadcast_to(spacing, densities.shape).copy(),
     )
+    # Both grids may lose the same mass.
+    missing = np.abs(snapshots.quadrature * densities).sum(axis=2) - 1.0
+    lost = np.abs(missing).max(axis=1, initial=0.0)
+    size = np.abs(snapshots.Q)
+    errors += Errors(lost * size, (lost * np.sqrt(size))[:, None] * np.ones(snapshots.R.shape[1]), lost)
     return snapshots, errors + tolerance_errors(task.rtol, snapshots.Q, snapshots.R)

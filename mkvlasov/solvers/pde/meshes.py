@@ -128,7 +128,9 @@ def _monitor(
     w = np.unique(np.clip(np.concatenate([coarse, *near, np.array(kinks)]), low, high))
     uniform = (w - low) / (high - low)
     cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (bump[1:] + bump[:-1]) * np.diff(coarse))])
-    density = np.interp(w, coarse, cumulative / cumulative[-1])
+    # A spike too narrow for any of these points is left to the share of its kink.
+    seen = cumulative[-1] > 0.0
+    density = np.interp(w, coarse, cumulative / cumulative[-1]) if seen else uniform
     level = (_UNIFORM_SHARE + (0.0 if kinks else _KINK_SHARE)) * uniform + _DENSITY_SHARE * density
     for kink, width in zip(kinks, widths, strict=True):
         layer = np.sign(w - kink) * np.log1p(np.abs(w - kink) / width)

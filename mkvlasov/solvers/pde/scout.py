@@ -17,6 +17,9 @@ from mkvlasov.solvers.pde.setup import Family
 CELLS = 96
 TOLERANCE = 3e-3
 _PADDING = 0.12
+
+# Of its width, what a mesh keeps in one step whatever a rough state asks for.
+_LEAST_SHARE = 0.1
 _RELAXATION = 3.0
 _KINKED_RELAXATION = 12.0
 _KINKED_WIDTH = 0.02
@@ -99,6 +102,7 @@ class _Tracker:
         if self.kinked:
             new_low = np.where(_fits(self.low[-1] - low, high - low), low, new_low)
             new_high = np.where(_fits(high - self.high[-1], high - low), high, new_high)
+        new_low, new_high = widened(new_low, new_high, _LEAST_SHARE * (high - low))
         return equidistant(new_low, new_high, nodes.shape[1] - 1)
 
 
