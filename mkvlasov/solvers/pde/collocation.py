@@ -72,13 +72,13 @@ class Collocation:
 
     def solve(self, task: Task) -> PdeSolution:
         """Solve the task; raises `UnsupportedError` where phi has kinks or the initial law has point masses."""
+        _check_smooth(task)
         started = time.perf_counter()
         rates = CoupledRates(task.problem, task.limit, task.largest)
         loadings = settle_loadings(task, rates)
         family = family_of(
             task.problem, task.initial, loadings.nodes, rates=rates, scheme=EXPONENTIAL, largest=task.largest
         )
-        _check_smooth(task, family)
         outline = scout(family, float(task.t[-1]) or 1.0)
         nodes = _grid(outline, self.points)
         t = task.t[task.t <= outline.times[-1]]
@@ -119,15 +119,17 @@ class Collocation:
         return Density(nodes[0], march.densities[0][0])
 
 
-def _check_smooth(task: Task, family: Family) -> None:
+def _check_smooth(task: Task) -> None:
     """Raise `UnsupportedError` where differences of high order make no sense."""
     remedy = "use FiniteVolumes"
-    if family.kinks:
+    kinks = task.problem.regularizer.kinks
+    if kinks:
         raise UnsupportedError(
             f"methods.Collocation: densities have to be smooth, but {task.problem.regularizer!r} has a kink at "
-            f"w = {family.kinks[0]:g}; {remedy}"
+            f"w = {kinks[0]:g}; {remedy}"
         )
-    if not all(law.is_smooth for law in family.laws):
+    loadings = task.initial.loading_nodes(task.problem, 2).points
+    if not all(task.initial.conditional(a, task.problem).is_smooth for a in loadings):
         raise UnsupportedError(
             f"methods.Collocation: densities have to be smooth, but {task.initial!r} has point masses or jumps; "
             f"{remedy}"
