@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput
 from mkvlasov.solution import Density, Solution
+
+if TYPE_CHECKING:
+    from mkvlasov.solvers.pde.task import Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ class CoefficientHistory:
     diffusion: Array
 
 
+@runtime_checkable
+class PdeMethod(Protocol):
+    """How the PDE is solved: a small frozen dataclass that is stored with its solutions."""
+
+    def solve(self, task: Task) -> PdeSolution:
+        """Solve the task; a run that ends early says so in the status."""
+
+    def density(self, solution: PdeSolution, *, t: float, loading: Array) -> Density:
+        """Return p(w | a) at a stored time for a loading (K,) that is not a node of the run."""
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PdeSolution(Solution):
     """Order parameters and densities from the PDE; L loading nodes, n mesh nodes per loading.
@@ -48,29 +63,32 @@ class PdeSolution(Solution):
     nodes : ndarray, shape (T, L, n)
         Values of w at which the densities are given; the meshes move.
     densities : ndarray, shape (T, L, n)
-        p(w | a); the sum of densities times control volumes is one for every loading.
+        p(w | a) at the nodes.
+    quadrature : ndarray, shape (T, L, n)
+        Weights of the nodes; their sum with the densities is one for every loading.
     density_error : ndarray, shape (T,)
         Estimated error of the densities in L1, mean over the loadings.
     coefficients : CoefficientHistory
-    cells, flux, rtol
-        The discretization that was asked for.
+    method : PdeMethod
+        With its options.
+    rtol : float
     """
 
     loading_points: Array
     loading_weights: Array
     nodes: Array
     densities: Array
+    quadrature: Array
     density_error: Array
     coefficients: CoefficientHistory
-    cells: int
-    flux: str
+    method: PdeMethod
     rtol: float
 
     def density(self, t: float, loading: ArrayLike) -> Density:
         """Return p(w | a) at a stored time, on the nodes of the mesh.
 
         Behaviour: a loading that is a node of the run is read off; for any other the Fokker-Planck equation is solved
-        from the start along the stored coefficients, with the same cells, flux and tolerance.
+        from the start along the stored coefficients, with the same method and tolerance.
 
         Parameters
         ----------
@@ -96,7 +114,4 @@ class PdeSolution(Solution):
         near = np.flatnonzero(np.isclose(self.loading_points, a, rtol=0.0, atol=1e-9).all(axis=1))
         if len(near):
             return Density(self.nodes[index, near[0]], self.densities[index, near[0]])
-        # Data must not depend on solvers; a density at another loading is the one method that needs them.
-        from mkvlasov.solvers.pde.density import solve_density
-
-        return solve_density(self, t=float(self.t[index]), loading=a)
+        return self.method.density(self, t=float(self.t[index]), loading=a)

@@ -29,7 +29,7 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution import Solution
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when files written earlier can no longer be read."""
 
 _PER_TIME = {"Q": ("output", "output_"), "R": ("output", "feature"), "loss": ()}
@@ -46,6 +46,7 @@ _DIMENSIONS: dict[str, tuple[str, ...]] = {
     "loading_weights": ("loading",),
     "nodes": ("time", "loading", "node"),
     "densities": ("time", "loading", "node"),
+    "quadrature": ("time", "loading", "node"),
     "density_error": ("time",),
     "coefficients.t": ("step",),
     "coefficients.linear": ("step",),
@@ -67,6 +68,7 @@ _LONG_NAMES = {
     "P": "covariance added by the noise",
     "nodes": "weights w at which the densities are given",
     "densities": "density p(w | a)",
+    "quadrature": "quadrature weights of the nodes",
     "density": "density p(w | a) in L1, mean over the loadings",
 }
 

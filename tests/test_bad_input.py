@@ -394,7 +394,7 @@ def test_a_mistake_in_python_is_a_value_error_of_one_line(case):
 FINE = {"problem": _problem(), "initial": mv.initial.Gaussian(1.0, [0.3, 0.2]), "t_eval": [0.0, 0.1]}
 SMALL = {
     mv.solve_ode: {},
-    mv.solve_pde: {"cells": 40},
+    mv.solve_pde: {"method": mv.methods.FiniteVolumes(40)},
     mv.simulate_particles: {"particles": 100, "runs": 2, "rng": 0},
     mv.simulate_sgd: {"dimension": 50, "runs": 2, "rng": 0},
 }
@@ -414,9 +414,8 @@ ROUTE_CASES = [
     (list(SMALL), "progress", "no", "True or False"),
     ([mv.solve_ode, mv.solve_pde, mv.simulate_particles], "rtol", 0.0, "a finite number"),
     ([mv.solve_ode, mv.solve_pde, mv.simulate_particles], "rtol", "tight", "a finite number"),
-    ([mv.solve_pde], "cells", 5, ">= 20"),
-    ([mv.solve_pde], "cells", 100.5, "an integer"),
-    ([mv.solve_pde], "flux", "upwind", "'exponential', 'central'"),
+    ([mv.solve_pde], "method", "FiniteVolumes", "a method from mkvlasov.methods"),
+    ([mv.solve_pde], "method", mv.methods.FiniteVolumes, "a method from mkvlasov.methods"),
     ([mv.solve_pde], "loading_order", 0, ">= 2"),
     (SIMULATIONS, "runs", 0, ">= 1"),
     (SIMULATIONS, "rng", "x", "an integer"),

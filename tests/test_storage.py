@@ -87,8 +87,8 @@ def _pde(problem):
         "densities": rng.random((TIMES, loadings, nodes)),
         "density_error": rng.random(TIMES),
         "coefficients": history,
-        "cells": nodes,
-        "flux": "exponential",
+        "quadrature": rng.random((TIMES, loadings, nodes)),
+        "method": mv.methods.FiniteVolumes(cells=123),
         "rtol": 1e-6,
     }
     return PdeSolution(route="pde", **given, **_common(problem))

@@ -39,6 +39,27 @@ class GaussianMixture(Value):
         j = slice(output, output + 1)
         return GaussianMixture(self.weights, self.means[:, j], self.covariances[:, j, j])
 
+    @property
+    def mean(self) -> Array:
+        """E[w], shape (m,)."""
+        return self.weights @ self.means
+
+    @property
+    def second_moment(self) -> Array:
+        """E[w w^T], shape (m, m)."""
+        return np.einsum("j,jab->ab", self.weights, self.covariances) + (self.weights * self.means.T) @ self.means
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether there is a smooth density, for m = 1: no point masses."""
+        return bool((self._scalar()[1] > 0.0).all())
+
+    def ends(self, tail: float) -> tuple[float, float]:
+        """Return an interval that holds all but at most the mass `tail` on either side, for m = 1."""
+        mean, std = self._scalar()
+        reach = -float(special.ndtri(tail))
+        return float((mean - reach * std).min()), float((mean + reach * std).max())
+
     def pdf(self, w: Array) -> Array:
         """Return the density at w (n,), for m = 1; components without variance are left out (they have none)."""
         mean, std = self._scalar()
@@ -56,7 +77,8 @@ class GaussianMixture(Value):
     def _scalar(self) -> tuple[Array, Array]:
         if self.means.shape[1] != 1:
             raise ValueError(f"densities on a line need one output, this law has {self.means.shape[1]}")
-        return self.means[:, 0], np.sqrt(self.covariances[:, 0, 0])
+        # An affine image of a point mass may have a variance of minus rounding.
+        return self.means[:, 0], np.sqrt(np.maximum(self.covariances[:, 0, 0], 0.0))
 
 
 @runtime_checkable

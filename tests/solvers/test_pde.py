@@ -7,6 +7,7 @@ from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solvers.ode import solve_ode
+from mkvlasov.solvers.pde.methods import FiniteVolumes, UniformCentral
 from mkvlasov.solvers.pde.solve import solve_pde
 
 
@@ -83,7 +84,7 @@ def test_density_under_l2_converges_to_the_exact_one_with_the_square_of_the_cell
     ode = solve_ode(problem(), start, t_eval=t)
     errors = []
     for cells in meshes:
-        pde = solve_pde(problem(), start, t_eval=t, cells=cells, rtol=rtol)
+        pde = solve_pde(problem(), start, t_eval=t, method=FiniteVolumes(cells), rtol=rtol)
         errors.append(max(l1_gap(pde, ode, 0), l1_gap(pde, ode, 1)))
     assert np.log2(np.array(errors[:-1]) / np.array(errors[1:])).min() > 1.9
 
@@ -114,7 +115,7 @@ def test_l1_spike_is_resolved_and_moments_are_within_their_error_of_a_finer_run(
     setting = problem(regularizer=regularizers.L1(0.5))
     t = [1.0, 4.0, 8.0]
     pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=t)
-    fine = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=t, cells=1600, rtol=2e-5)
+    fine = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=t, method=FiniteVolumes(1600), rtol=2e-5)
     assert (np.abs(pde.Q - fine.Q) <= pde.Q_error).all()
     assert (np.abs(pde.R - fine.R) <= pde.R_error).all()
     assert pde.R_error.max() < 3e-3
@@ -126,7 +127,7 @@ def test_l1_spike_is_resolved_and_moments_are_within_their_error_of_a_finer_run(
 
 def test_meshes_follow_growing_weights():
     setting = problem(regularizer=None, activation="relu", learning_rate=0.2, loadings=loadings.Rademacher())
-    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 1.5], cells=100)
+    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 1.5], method=FiniteVolumes(100))
     width = pde.nodes[:, :, -1] - pde.nodes[:, :, 0]
     assert pde.Q[1, 0, 0] > 2.0
     assert width[1].max() > 1.3 * width[0].max()
@@ -141,7 +142,9 @@ def test_meshes_follow_growing_weights():
 )
 def test_a_blow_up_ends_the_run_with_its_time(activation):
     setting = problem(regularizer=None, activation=activation)
-    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 0.01, 50.0], cells=60, rtol=1e-3)
+    pde = solve_pde(
+        setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 0.01, 50.0], method=FiniteVolumes(60), rtol=1e-3
+    )
     assert not pde.status.success
     assert "t = " in pde.status.message
     assert len(pde.t) == len(pde.Q) == len(pde.densities) < 3
@@ -169,9 +172,8 @@ def test_what_has_no_density_is_refused_with_a_remedy(changes, start, message):
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"cells": 3}, "cells"),
-        ({"cells": 100.5}, "cells"),
-        ({"flux": "upwind"}, "flux"),
+        ({"method": "FiniteVolumes"}, "method"),
+        ({"method": FiniteVolumes}, "method"),
         ({"rtol": 0.0}, "rtol"),
         ({"rtol": np.nan}, "rtol"),
         ({"loading_order": 1}, "loading_order"),
@@ -183,6 +185,13 @@ def test_what_has_no_density_is_refused_with_a_remedy(changes, start, message):
 def test_bad_options_are_named(options, field):
     with pytest.raises(InvalidInput, match=field):
         solve_pde(problem(), initial.Gaussian(1.0, [0.5]), **({"t_eval": [1.0]} | options))
+
+
+@pytest.mark.parametrize("method", [FiniteVolumes, UniformCentral])
+@pytest.mark.parametrize("cells", [3, 100.5])
+def test_bad_options_of_a_method_are_named(method, cells):
+    with pytest.raises(InvalidInput, match="cells"):
+        method(cells=cells)
 
 
 def test_only_the_start_can_be_asked_for():

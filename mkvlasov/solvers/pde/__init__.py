@@ -1,1 +1,6 @@
-"""The McKean-Vlasov PDE with one output: finite volumes on moving meshes, all loadings in one tridiagonal system."""
+"""The McKean-Vlasov PDE with one output: methods that share a task and the shape of the result."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=["methods"])
+del lazy_loader

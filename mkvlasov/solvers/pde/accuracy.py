@@ -5,7 +5,7 @@ One difference for each of the three, added up: in a single coarse run errors of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
@@ -17,11 +17,22 @@ from mkvlasov.solvers.pde.march import Path
 _WINDOW = 0.1
 
 
-class MomentErrors(NamedTuple):
-    """Errors at the output times: Q (T,), R (T, K)."""
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Errors at the output times: Q (T,), R (T, K), densities in L1, mean over the loadings (T,)."""
 
     Q: Array
     R: Array
+    density: Array
+
+    def __add__(self, other: Errors) -> Errors:
+        return Errors(self.Q + other.Q, self.R + other.R, self.density + other.density)
+
+
+def tolerance_errors(rtol: float, Q: Array, R: Array) -> Errors:
+    """Return what the tolerance allows at overlaps Q (T,), R (T, K)."""
+    scale = np.abs(Q)
+    return Errors(rtol * scale, rtol * np.sqrt(scale)[:, None] * np.ones(R.shape[1]), np.full(len(Q), rtol))
 
 
 def doubled_steps(times: list[float]) -> Array:
@@ -30,8 +41,8 @@ def doubled_steps(times: list[float]) -> Array:
     return np.array([time for time in kept if time > 0.0])
 
 
-def moment_errors(fine: Path, coarse: Path, t: Array) -> MomentErrors:
-    """Return the largest differences of the moments of two runs around the times t.
+def differences(fine: Path, coarse: Path, t: Array, weights: Array | None) -> Errors:
+    """Return the differences of two runs around the times t; of densities too, given the `weights` of the loadings.
 
     With half the cells, or twice the steps, the difference is three times the error of the fine run where the method
     is of second order, and the error itself where it is of first. The window (a tenth of the whole time on either
@@ -40,7 +51,8 @@ def moment_errors(fine: Path, coarse: Path, t: Array) -> MomentErrors:
     times, i, j = np.intersect1d(fine.times, coarse.times, return_indices=True)
     difference = np.abs(np.array(fine.moments)[i, :-1] - np.array(coarse.moments)[j, :-1])
     worst = windowed(times, difference, t)
-    return MomentErrors(worst[:, 0], worst[:, 1:])
+    density = np.zeros(len(t)) if weights is None else _density_errors(fine, coarse, t, weights)
+    return Errors(worst[:, 0], worst[:, 1:], density)
 
 
 def windowed(times: Array, values: Array, t: Array) -> Array:
@@ -54,7 +66,7 @@ def windowed(times: Array, values: Array, t: Array) -> Array:
     return result
 
 
-def coefficient_errors(path: Path, t: Array) -> MomentErrors:
+def coefficient_errors(path: Path, t: Array) -> Errors:
     """Return what relative errors of the limit coefficients do to the moments, added up over time at worst."""
     times = np.array(path.times)
     moments = np.array(path.moments)
@@ -67,14 +79,14 @@ def coefficient_errors(path: Path, t: Array) -> MomentErrors:
     grown_r = _integral(times, relative * (linear * size_r + tilt))
     grown_q = _integral(times, relative * 2.0 * (linear * size_q + tilt * size_r + diffusion))
     R = np.interp(t, times, grown_r)[:, None] * np.ones(moments.shape[1] - 2)
-    return MomentErrors(np.interp(t, times, grown_q), R)
+    return Errors(np.interp(t, times, grown_q), R, np.zeros(len(t)))
 
 
 def _integral(times: Array, values: Array) -> Array:
     return np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(times))])
 
 
-def density_errors(fine: Path, coarse: Path, t: Array, weights: Array) -> Array:
+def _density_errors(fine: Path, coarse: Path, t: Array, weights: Array) -> Array:
     """Return the L1 distances of the densities of two runs, mean over the loadings, at the times t.
 
     Times that were not kept by both runs take the larger of the neighbours that were.

@@ -6,13 +6,14 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from mkvlasov._typing import Array
+from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solution import Density
 from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
-from mkvlasov.solvers.pde.fluxes import volumes
+from mkvlasov.solvers.pde.fluxes import Scheme, volumes
 from mkvlasov.solvers.pde.rates import Rates
 from mkvlasov.solvers.pde.run import run
 from mkvlasov.solvers.pde.scout import scout
-from mkvlasov.solvers.pde.setup import equations_of
+from mkvlasov.solvers.pde.setup import family_of
 
 
 class StoredRates:
@@ -29,7 +30,7 @@ class StoredRates:
         return Rates(linear=float(row[0]), tau=float(row[1]), diffusion=float(row[2]), tilt=row[3:])
 
 
-def solve_density(solution: PdeSolution, *, t: float, loading: Array) -> Density:
+def solve_density(solution: PdeSolution, *, t: float, loading: Array, cells: int, scheme: Scheme) -> Density:
     """Return p(w | a) at time t by solving one Fokker-Planck equation along the stored coefficients.
 
     Parameters
@@ -38,24 +39,19 @@ def solve_density(solution: PdeSolution, *, t: float, loading: Array) -> Density
     t : float
         Not beyond the end of the solution.
     loading : ndarray, shape (K,)
+    cells : int
+    scheme : Scheme
     """
-    problem = solution.problem
-    equations = equations_of(
-        problem, loading[None], np.ones(1), rates=StoredRates(solution.coefficients), flux=solution.flux
+    family = family_of(
+        solution.problem,
+        solution.initial,
+        LoadingNodes(loading[None], np.ones(1)),
+        rates=StoredRates(solution.coefficients),
+        scheme=scheme,
+        largest=np.inf,
     )
-    law = solution.initial.conditional(loading, problem)
     # The meshes are built along the scout's times, so there must be some even if only the start is asked for.
-    horizon = t if t > 0.0 else float(solution.t[-1]) or 1.0
-    outline = scout(equations, [law], end=horizon, kinked=bool(problem.regularizer.kinks), largest_second_moment=np.inf)
-    result = run(
-        equations,
-        [law],
-        outline,
-        kinks=problem.regularizer.kinks,
-        cells=solution.cells,
-        outputs=np.array([t]),
-        tolerance=solution.rtol,
-        largest_second_moment=np.inf,
-    )
-    nodes, mass = result.path.snapshot_nodes[-1][0], result.path.snapshot_mass[-1][0]
+    outline = scout(family, t if t > 0.0 else float(solution.t[-1]) or 1.0)
+    path = run(family, outline, cells=cells, outputs=np.array([t]), tolerance=solution.rtol).path
+    nodes, mass = path.snapshot_nodes[-1][0], path.snapshot_mass[-1][0]
     return Density(nodes, mass / volumes(np.diff(nodes)[None])[0])

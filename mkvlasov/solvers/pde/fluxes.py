@@ -43,7 +43,25 @@ def central_flux(u: Array, diffusion: float) -> tuple[Array, Array]:
     return diffusion - 0.5 * u, diffusion + 0.5 * u
 
 
-FLUXES: dict[str, Flux] = {"exponential": exponential_flux, "central": central_flux}
+class Scheme(NamedTuple):
+    """A flux, and what it asks of meshes and readings.
+
+    Attributes
+    ----------
+    flux : Flux
+    positive : bool
+        Whether the flux is, so that negative masses are rounding or overshoot and are removed.
+    graded : bool
+        Whether meshes are graded towards the kinks of phi; uniform otherwise.
+    """
+
+    flux: Flux
+    positive: bool
+    graded: bool
+
+
+EXPONENTIAL = Scheme(exponential_flux, positive=True, graded=True)
+CENTRAL = Scheme(central_flux, positive=False, graded=False)
 
 
 class Tridiagonal(NamedTuple):

@@ -115,12 +115,6 @@ def _shared(nodes: Array, spacing: Array, mean: Array, std: Array) -> Array:
     return share / share.sum(axis=0)
 
 
-def law_ends(law: GaussianMixture) -> tuple[float, float]:
-    """Return the ends of the interval that holds all but the tails of a law of one weight."""
-    std = np.sqrt(np.maximum(law.covariances[:, 0, 0], 0.0))
-    return float((law.means[:, 0] - REACH * std).min()), float((law.means[:, 0] + REACH * std).max())
-
-
 def density_ends(nodes: Array, mass: Array) -> tuple[Array, Array]:
     """Return, per loading, between which w all but the tails of the masses lie: two arrays (L,)."""
     low = _left_end(nodes, mass)

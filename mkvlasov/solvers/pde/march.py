@@ -9,13 +9,13 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solvers.pde.fluxes import Flux, Tridiagonal, assemble
+from mkvlasov.solvers.pde.fluxes import Scheme, Tridiagonal, assemble
 from mkvlasov.solvers.pde.rates import RateFunction, Rates
 from mkvlasov.solvers.pde.steppers import STAGE, implicit_euler, limit_to_positive, tr_bdf2
 
 Penalty = Callable[[Array], Array]
 
-_SMALLEST_SCALE = 1e-4
+_SMALLEST_SCALE = 1e-2
 _MOST_ATTEMPTS = 20_000
 _REFUSED = (False, 1e6)
 
@@ -36,9 +36,7 @@ class Equations:
     rates : RateFunction
     penalty, slope : callable
         phi and phi', entry by entry.
-    flux : Flux
-    positive : bool
-        Whether the flux is, so that negative masses are rounding or overshoot and are removed.
+    scheme : Scheme
     """
 
     loadings: Array
@@ -46,8 +44,7 @@ class Equations:
     rates: RateFunction
     penalty: Penalty
     slope: Penalty
-    flux: Flux
-    positive: bool
+    scheme: Scheme
 
     def moments(self, nodes: Array, mass: Array) -> Array:
         """Return (Q, R_1, ..., R_K, E[w phi'(w)]) of masses (L, n), shape (K + 2,).
@@ -57,7 +54,7 @@ class Equations:
         the sum of M_i (w_i^2 + h^2 / 4).
         """
         mean = self.weights * np.einsum("ln,ln->l", mass, nodes)
-        if self.positive:
+        if self.scheme.positive:
             second = np.einsum("ln,ln,ln->l", mass, nodes, nodes)
         else:
             second = _second_by_midpoints(nodes, mass)
@@ -66,8 +63,8 @@ class Equations:
 
     def start(self, laws: Sequence[GaussianMixture]) -> Array:
         """Return the moments of initial laws of w, one per loading; E[w phi'(w)] is left at zero."""
-        mean = np.array([float(law.weights @ law.means[:, 0]) for law in laws])
-        second = np.array([float(law.weights @ (law.means[:, 0] ** 2 + law.covariances[:, 0, 0])) for law in laws])
+        mean = np.array([float(law.mean[0]) for law in laws])
+        second = np.array([float(law.second_moment[0, 0]) for law in laws])
         return np.concatenate([[self.weights @ second], (self.weights * mean) @ self.loadings, [0.0]])
 
     def operator(self, rates: Rates, nodes: Array, velocity: Array) -> Tridiagonal:
@@ -78,7 +75,7 @@ class Equations:
         passing = 0.5 * (velocity[:, 1:] + velocity[:, :-1])
         u = (rates.linear * middle + tilt[:, None] + passing) * spacing
         u += rates.tau * np.diff(self.penalty(nodes), axis=1)
-        return assemble(nodes, u, rates.diffusion, self.flux)
+        return assemble(nodes, u, rates.diffusion, self.scheme.flux)
 
 
 def _second_by_midpoints(nodes: Array, mass: Array) -> Array:
@@ -260,7 +257,7 @@ class _State:
         drift = float(np.abs(mass.sum(axis=1) - 1.0).max())
         estimates = [estimate]
         limited, clipped = False, 0.0
-        if equations.positive and mass.min() < 0.0:
+        if equations.scheme.positive and mass.min() < 0.0:
             clipped = float(-np.minimum(mass, 0.0).sum(axis=1).min())
             if clipped > NEGLIGIBLE:
                 safe = np.maximum(implicit_euler(self.mass, dt, end_operator), 0.0)

@@ -9,6 +9,7 @@ from mkvlasov._typing import Array
 from mkvlasov.solvers.pde.grid import GradedMesh, Mesh, UniformMesh
 from mkvlasov.solvers.pde.march import Equations
 from mkvlasov.solvers.pde.scout import Outline
+from mkvlasov.solvers.pde.setup import Family
 
 _MARGIN = 0.04
 _KEY_CHANGE = 0.03
@@ -20,20 +21,20 @@ _UNIFORM_SHARE, _DENSITY_SHARE, _KINK_SHARE = 0.25, 0.45, 0.3
 _FEWEST = 6
 
 
-def build_mesh(equations: Equations, outline: Outline, *, cells: int, kinks: tuple[float, ...], margin: float) -> Mesh:
+def build_mesh(family: Family, outline: Outline, *, cells: int, margin: float) -> Mesh:
     """Return the mesh that follows the outline.
 
     Parameters
     ----------
-    equations : Equations
+    family : Family
+        Kinks of phi stay on nodes wherever a density comes near.
     outline : Outline
     cells : int
         Per loading.
-    kinks : tuple of float
-        Where phi' jumps; these values of w stay on nodes wherever a density comes near.
     margin : float
         Factor on the margin that the mesh leaves beyond the scout's ends.
     """
+    equations, kinks = family.equations, family.kinks
     keys = _keys(outline, _KINKED_KEY_CHANGE if kinks else _KEY_CHANGE, _KINKED_KEY_SPACING if kinks else 0.0)
     low, high = outline.low, outline.high
     if kinks:
@@ -43,11 +44,25 @@ def build_mesh(equations: Equations, outline: Outline, *, cells: int, kinks: tup
     low, high = low - room, high + room
     if not kinks:
         return UniformMesh(outline.times[keys], low, high, cells)
+    if not equations.scheme.graded:
+        return _through(kinks, low.min(axis=0), high.max(axis=0), cells)
     rows = [
         _graded(equations, outline, keys, loading, low[:, loading], high[:, loading], cells, kinks)
         for loading in range(low.shape[1])
     ]
     return GradedMesh(outline.times[keys], np.stack(rows, axis=1))
+
+
+def _through(kinks: tuple[float, ...], low: Array, high: Array, cells: int) -> UniformMesh:
+    """Return a uniform mesh at rest that covers the intervals (L,), with a node on the first kink inside each."""
+    shift = np.zeros_like(low)
+    spacing = (high - low) / (cells - 1)
+    for i in range(len(low)):
+        inside = [kink for kink in kinks if low[i] < kink < high[i]]
+        if inside:
+            shift[i] = (inside[0] - low[i]) % spacing[i] - spacing[i]
+    low = low + shift
+    return UniformMesh(np.zeros(1), low[None], (low + cells * spacing)[None], cells)
 
 
 def _keys(outline: Outline, change: float, spacing: float) -> list[int]:
@@ -105,14 +120,17 @@ def _monitor(
 ) -> tuple[Array, Array]:
     """Return points w from low to high and, at them, the share of cells below (0 to 1)."""
     nodes, mass = outline.nodes[key, loading], np.maximum(outline.mass[key, loading], 0.0)
-    bump = np.cbrt(np.interp(np.linspace(low, high, 801), nodes, mass, left=0.0, right=0.0))
-    coarse = np.linspace(low, high, 801)
+    # With the scout's nodes among them, the points miss no density, however narrow.
+    coarse = np.unique(np.clip(np.concatenate([np.linspace(low, high, 801), nodes]), low, high))
+    bump = np.cbrt(np.interp(coarse, nodes, mass, left=0.0, right=0.0))
     widths = [_layer_width(equations, outline, key, loading, kink, high - low) for kink in kinks]
     near = [kink + width * np.sinh(np.linspace(-9.0, 9.0, 401)) for kink, width in zip(kinks, widths, strict=True)]
     w = np.unique(np.clip(np.concatenate([coarse, *near, np.array(kinks)]), low, high))
     uniform = (w - low) / (high - low)
-    cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (bump[1:] + bump[:-1]))])
-    density = np.interp(w, coarse, cumulative / cumulative[-1])
+    cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (bump[1:] + bump[:-1]) * np.diff(coarse))])
+    # A spike too narrow for any of these points is left to the share of its kink.
+    seen = cumulative[-1] > 0.0
+    density = np.interp(w, coarse, cumulative / cumulative[-1]) if seen else uniform
     level = (_UNIFORM_SHARE + (0.0 if kinks else _KINK_SHARE)) * uniform + _DENSITY_SHARE * density
     for kink, width in zip(kinks, widths, strict=True):
         layer = np.sign(w - kink) * np.log1p(np.abs(w - kink) / width)

@@ -1,127 +1,181 @@
-"""From finished runs to a `PdeSolution`."""
+"""From what a method found to a `PdeSolution`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solution import Status
-from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
-from mkvlasov.solvers.pde.accuracy import coefficient_errors, density_errors, moment_errors
+from mkvlasov.solution_pde import CoefficientHistory, PdeMethod, PdeSolution
+from mkvlasov.solvers.pde.accuracy import Errors, coefficient_errors, differences, tolerance_errors
 from mkvlasov.solvers.pde.fluxes import volumes
 from mkvlasov.solvers.pde.march import Equations, Path
+from mkvlasov.solvers.pde.quadrature import SettledLoadings
+from mkvlasov.solvers.pde.rates import Rates
 from mkvlasov.solvers.pde.run import TOUCHED, Run
 from mkvlasov.solvers.pde.scout import Outline
+from mkvlasov.solvers.pde.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """What a method found at the output times that it reached.
+
+    Attributes
+    ----------
+    loadings : LoadingNodes
+    t, Q, loss : ndarray, shape (T,)
+    R : ndarray, shape (T, K)
+    nodes, densities, quadrature : ndarray, shape (T, L, n)
+        As in `PdeSolution`.
+    """
+
+    loadings: LoadingNodes
+    t: Array
+    Q: Array
+    R: Array
+    loss: Array
+    nodes: Array
+    densities: Array
+    quadrature: Array
 
 
 def build_solution(
-    problem: Problem,
-    initial: InitialLaw,
-    equations: Equations,
+    task: Task,
+    method: PdeMethod,
+    snapshots: Snapshots,
+    errors: Errors,
     *,
-    requested: Array,
-    outline: Outline,
-    fine: Run,
-    coarse_mesh: Path,
-    coarse_steps: Path,
-    fewer_loadings: Path | None,
-    options: tuple[int, str, float],
-    effort: Mapping[str, float],
+    coefficients: CoefficientHistory,
+    status: Status,
+    stats: Mapping[str, float],
 ) -> PdeSolution:
-    """Collect what the runs found.
+    """Return the solution; adds to `stats` what follows from snapshots and errors."""
+    mass = (snapshots.quadrature * snapshots.densities).sum(axis=-1)
+    common = {
+        "loadings": len(snapshots.loadings.weights),
+        "mass_error": float(np.abs(mass - 1.0).max(initial=0.0)),
+        "smallest_density": float(snapshots.densities.min(initial=np.inf)) if len(snapshots.t) else 0.0,
+        "error_estimate": float(max(errors.Q.max(initial=0.0), errors.R.max(initial=0.0))),
+        "density_error": float(errors.density.max(initial=0.0)),
+    }
+    T, K = snapshots.R.shape
+    return PdeSolution(
+        route="pde",
+        problem=task.problem,
+        initial=task.initial,
+        t=snapshots.t,
+        Q=snapshots.Q[:, None, None],
+        R=snapshots.R[:, None, :],
+        Q_error=errors.Q[:, None, None],
+        R_error=errors.R[:, None, :],
+        Q_stderr=np.zeros((T, 1, 1)),
+        R_stderr=np.zeros((T, 1, K)),
+        loss=snapshots.loss,
+        loss_stderr=np.zeros(T),
+        status=status,
+        stats={**common, **stats},
+        loading_points=snapshots.loadings.points,
+        loading_weights=snapshots.loadings.weights,
+        nodes=snapshots.nodes,
+        densities=snapshots.densities,
+        quadrature=snapshots.quadrature,
+        density_error=errors.density,
+        coefficients=coefficients,
+        method=method,
+        rtol=task.rtol,
+    )
 
-    Parameters
+
+def history(times: list[float], rates: list[Rates]) -> CoefficientHistory:
+    """Return the coefficients at the steps that were taken."""
+    return CoefficientHistory(
+        t=np.array(times),
+        linear=np.array([each.linear for each in rates]),
+        tilt=np.array([each.tilt for each in rates]),
+        tau=np.array([each.tau for each in rates]),
+        diffusion=np.array([each.diffusion for each in rates]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs behind a solution by finite volumes.
+
+    Attributes
     ----------
-    problem, initial, equations
-        What was solved.
-    requested : ndarray, shape (T,)
-        Output times that were asked for; those that were reached are in `fine`.
     outline : Outline
     fine : Run
     coarse_mesh, coarse_steps : Path
         With half the cells, and then with twice the steps as well.
-    fewer_loadings : Path or None
-        With fewer loading nodes, to be compared with `coarse_mesh`.
-    options : (cells, flux, rtol)
-    effort : mapping
-        Further entries of ``stats``.
+    loadings : SettledLoadings
     """
-    path = fine.path
-    t = np.array(path.snapshot_times)
-    at = np.searchsorted(path.times, t * (1.0 - 1e-11))
-    moments = np.array(path.moments)[at]
-    loss = np.array([path.rates[i].loss for i in at])
-    parts = [
-        moment_errors(path, coarse_mesh, t),
-        moment_errors(coarse_mesh, coarse_steps, t),
-        coefficient_errors(path, t),
-    ]
-    if fewer_loadings is not None:
-        parts.append(moment_errors(coarse_mesh, fewer_loadings, t))
-    cells, flux, rtol = options
+
+    outline: Outline
+    fine: Run
+    coarse_mesh: Path
+    coarse_steps: Path
+    loadings: SettledLoadings
+
+
+def solution_of_runs(
+    task: Task, method: PdeMethod, equations: Equations, runs: Runs, effort: Mapping[str, float]
+) -> PdeSolution:
+    """Collect what the runs found; `effort` has further entries of ``stats``."""
+    path = runs.fine.path
+    snapshots = _snapshots(path, runs.fine, equations)
+    t, weights = snapshots.t, equations.weights
     # The tolerance itself is added, since steps that are not small yet do not err by a third of the difference.
-    scale = np.abs(moments[:, 0])
-    Q_error = sum((part.Q for part in parts), rtol * scale)
-    R_error = sum((part.R for part in parts), rtol * np.sqrt(scale)[:, None])
+    errors = tolerance_errors(task.rtol, snapshots.Q, snapshots.R) + coefficient_errors(path, t)
+    errors += differences(path, runs.coarse_mesh, t, weights)
+    errors += differences(runs.coarse_mesh, runs.coarse_steps, t, weights)
+    missed = runs.loadings.errors(t)
+    errors += missed
     # Mass that a wall has held back is wrong wherever it went.
-    density_error = rtol + path.wall_mass + density_errors(path, coarse_mesh, t, equations.weights)
-    density_error += density_errors(coarse_mesh, coarse_steps, t, equations.weights)
-    shape = (len(t), *fine.mesh.at(0.0).shape)
-    nodes = np.array(path.snapshot_nodes).reshape(shape)
-    mass = np.array(path.snapshot_mass).reshape(shape)
-    sizes = np.array([volumes(np.diff(row, axis=1)) for row in nodes]).reshape(shape)
+    errors += Errors(np.zeros_like(errors.Q), np.zeros_like(errors.R), np.full(len(t), path.wall_mass))
     stats = {
         "steps": len(path.times) - 1,
         "rejected_steps": path.rejected,
         "limited_steps": path.limited,
-        "cells": cells,
-        "loadings": len(equations.weights),
-        "mass_error": float(np.abs(mass.sum(axis=-1) - 1.0).max(initial=0.0)),
         "mass_restored": path.mass_restored,
         "clipped_mass": path.clipped,
-        "smallest_density": float((mass / sizes).min()) if len(t) else 0.0,
         "wall_mass": path.wall_mass,
-        "meshes_widened": fine.widened,
-        "error_estimate": float(max(Q_error.max(initial=0.0), R_error.max(initial=0.0))),
-        "density_error": float(density_error.max(initial=0.0)),
+        "meshes_widened": runs.fine.widened,
         "coefficient_error": max(rates.error for rates in path.rates),
-        "loading_error": float(parts[-1].R.max(initial=0.0)) if fewer_loadings is not None else 0.0,
+        "loading_error": float(missed.R.max(initial=0.0)),
         **effort,
     }
-    return PdeSolution(
-        route="pde",
-        problem=problem,
-        initial=initial,
-        t=t,
-        Q=moments[:, :1, None],
-        R=moments[:, None, 1:-1],
-        Q_error=Q_error[:, None, None],
-        R_error=R_error[:, None, :],
-        Q_stderr=np.zeros((len(t), 1, 1)),
-        R_stderr=np.zeros((len(t), 1, equations.loadings.shape[1])),
-        loss=loss,
-        loss_stderr=np.zeros(len(t)),
-        status=_status(path, outline, requested, nodes),
+    return build_solution(
+        task,
+        method,
+        snapshots,
+        errors,
+        coefficients=history(path.times, path.rates),
+        status=_status(path, runs.outline, task.t, snapshots.nodes),
         stats=stats,
-        loading_points=equations.loadings,
-        loading_weights=equations.weights,
+    )
+
+
+def _snapshots(path: Path, fine: Run, equations: Equations) -> Snapshots:
+    t = np.array(path.snapshot_times)
+    at = np.searchsorted(path.times, t * (1.0 - 1e-11))
+    moments = np.array(path.moments)[at]
+    shape = (len(t), *fine.mesh.at(0.0).shape)
+    nodes = np.array(path.snapshot_nodes).reshape(shape)
+    sizes = np.array([volumes(np.diff(row, axis=1)) for row in nodes]).reshape(shape)
+    return Snapshots(
+        loadings=LoadingNodes(equations.loadings, equations.weights),
+        t=t,
+        Q=moments[:, 0],
+        R=moments[:, 1:-1],
+        loss=np.array([path.rates[i].loss for i in at]),
         nodes=nodes,
-        densities=mass / sizes,
-        density_error=density_error,
-        coefficients=CoefficientHistory(
-            t=np.array(path.times),
-            linear=np.array([rates.linear for rates in path.rates]),
-            tilt=np.array([rates.tilt for rates in path.rates]),
-            tau=np.array([rates.tau for rates in path.rates]),
-            diffusion=np.array([rates.diffusion for rates in path.rates]),
-        ),
-        cells=cells,
-        flux=flux,
-        rtol=rtol,
+        densities=np.array(path.snapshot_mass).reshape(shape) / sizes,
+        quadrature=sizes,
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.problem.initial import GaussianMixture
 from mkvlasov.solvers.pde.grid import Mesh, deposit
-from mkvlasov.solvers.pde.march import Equations, Observer, Path, march
+from mkvlasov.solvers.pde.march import Observer, Path, march
 from mkvlasov.solvers.pde.meshes import build_mesh
 from mkvlasov.solvers.pde.rates import Rates
 from mkvlasov.solvers.pde.scout import Outline
+from mkvlasov.solvers.pde.setup import Family
 
 TOUCHED = 1e-7
 """Mass at a wall from which on a run is repeated with wider meshes."""
@@ -31,15 +31,12 @@ class Run:
 
 
 def run(
-    equations: Equations,
-    laws: list[GaussianMixture],
+    family: Family,
     outline: Outline,
     *,
-    kinks: tuple[float, ...],
     cells: int,
     outputs: Array,
     tolerance: float,
-    largest_second_moment: float,
     observer: Observer | None = None,
     steps: Array | None = None,
     margin: float = 1.0,
@@ -48,14 +45,11 @@ def run(
 
     Parameters
     ----------
-    equations : Equations
-    laws : list of GaussianMixture
-        Initial law of w for every loading.
+    family : Family
     outline : Outline
-    kinks : tuple of float
     cells : int
     outputs : ndarray, shape (T,)
-    tolerance, largest_second_moment : float
+    tolerance : float
     observer : callable, optional
         Of (t, nodes, mass), after every step.
     steps : ndarray, optional
@@ -66,15 +60,15 @@ def run(
     widened = -1
     while True:
         widened += 1
-        mesh = build_mesh(equations, outline, cells=cells, kinks=kinks, margin=margin)
+        mesh = build_mesh(family, outline, cells=cells, margin=margin)
         nodes = mesh.at(0.0)
-        mass = np.array([deposit(law, row) for law, row in zip(laws, nodes, strict=True)])
+        mass = np.array([deposit(law, row) for law, row in zip(family.laws, nodes, strict=True)])
 
         def destination(t: float, dt: float, _nodes: Array, _mass: Array, _rates: Rates, mesh: Mesh = mesh) -> Array:
             return mesh.at(t + dt)
 
         path = march(
-            equations,
+            family.equations,
             nodes,
             mass,
             outputs=outputs,
@@ -82,7 +76,7 @@ def run(
             destination=destination,
             observer=observer or _ignore,
             prescribed_steps=() if steps is None else tuple(steps),
-            largest_second_moment=largest_second_moment,
+            largest_second_moment=family.largest,
         )
         if path.wall_mass < TOUCHED or widened == _MOST_WIDENINGS:
             return Run(path, mesh, margin, widened)

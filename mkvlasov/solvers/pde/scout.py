@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solvers.pde.grid import REACH, density_ends, deposit, equidistant, law_ends
-from mkvlasov.solvers.pde.march import Equations, Path, l1_norm, march
+from mkvlasov.solvers.pde.fluxes import EXPONENTIAL
+from mkvlasov.solvers.pde.grid import REACH, TAIL, density_ends, deposit, equidistant
+from mkvlasov.solvers.pde.march import Equations, Path, march
 from mkvlasov.solvers.pde.rates import Rates
+from mkvlasov.solvers.pde.setup import Family
 
 CELLS = 96
 TOLERANCE = 3e-3
 _PADDING = 0.12
+
+# Of its width, what a mesh keeps in one step whatever a rough state asks for.
+_LEAST_SHARE = 0.1
 _RELAXATION = 3.0
 _KINKED_RELAXATION = 12.0
 _KINKED_WIDTH = 0.02
@@ -98,6 +102,7 @@ class _Tracker:
         if self.kinked:
             new_low = np.where(_fits(self.low[-1] - low, high - low), low, new_low)
             new_high = np.where(_fits(high - self.high[-1], high - low), high, new_high)
+        new_low, new_high = widened(new_low, new_high, _LEAST_SHARE * (high - low))
         return equidistant(new_low, new_high, nodes.shape[1] - 1)
 
 
@@ -106,9 +111,11 @@ def _fits(room: Array, width: Array) -> npt.NDArray[np.bool_]:
     return (room > 0.06 * width) & (room < 0.35 * width)
 
 
-def _coarse_norm(nodes: Array, error: Array) -> Array:
-    """Return a tenth of the L1 norm: the scout looks for places more than for shapes."""
-    return 0.1 * l1_norm(nodes, error)
+def _displacement(nodes: Array, error: Array) -> Array:
+    """Return how far errors (L, n) move mass, relative to the width of the mesh: places matter here, shapes do not."""
+    spacing = np.diff(nodes, axis=1)
+    moved = np.abs(np.cumsum(error, axis=1)[:, :-1])
+    return np.einsum("ln,ln->l", moved, spacing) / (nodes[:, -1] - nodes[:, 0])
 
 
 def widened(low: Array, high: Array, floor: Array) -> tuple[Array, Array]:
@@ -117,50 +124,33 @@ def widened(low: Array, high: Array, floor: Array) -> tuple[Array, Array]:
     return low - 0.5 * missing, high + 0.5 * missing
 
 
-def narrowest(equations: Equations, laws: list[GaussianMixture], end: float, *, kinked: bool) -> Array:
+def narrowest(family: Family, ends: Array, end: float) -> Array:
     """Return the width (L,) that no mesh goes below: what diffusion makes of a point mass in the first instants.
 
     Without it a mesh around a point mass would have no width to start from. At a kink a density may shrink to almost
     nothing in finite time; a mesh need not follow it there, since graded cells resolve it.
     """
-    ends = np.array([law_ends(law) for law in laws])
-    moments = equations.start(laws)
-    rates = equations.rates(0.0, moments)
+    moments = family.equations.start(family.laws)
+    rates = family.equations.rates(0.0, moments)
     speed = abs(rates.linear) + rates.tau
     instant = 0.01 * min(end, 1.0 / speed if speed > 0.0 else np.inf)
     width = 2.0 * REACH * np.sqrt(2.0 * max(rates.diffusion, 0.0) * instant)
-    if kinked:
+    if family.kinks:
         width = max(width, _KINKED_WIDTH * float(np.sqrt(moments[0])))
     return np.maximum(width, 1e-7 * np.maximum(1.0, np.abs(ends).max(axis=1)))
 
 
-def scout(
-    equations: Equations,
-    laws: list[GaussianMixture],
-    *,
-    end: float,
-    kinked: bool,
-    largest_second_moment: float,
-) -> Outline:
-    """March a coarse, uniform, moving mesh through [0, end] and note where the densities are.
-
-    Parameters
-    ----------
-    equations : Equations
-    laws : list of GaussianMixture
-        Initial law of w for every loading.
-    end : float
-    kinked : bool
-        Whether phi' jumps somewhere.
-    largest_second_moment : float
-    """
-    floor = narrowest(equations, laws, end, kinked=kinked)
-    ends = np.array([law_ends(law) for law in laws])
+def scout(family: Family, end: float) -> Outline:
+    """March a coarse, uniform, moving mesh through [0, end] and note where the densities are."""
+    # Overshoots of another flux would look like densities that went astray.
+    equations = replace(family.equations, scheme=EXPONENTIAL)
+    ends = np.array([law.ends(TAIL) for law in family.laws])
+    floor = narrowest(family, ends, end)
     low, high = widened(ends[:, 0], ends[:, 1], floor)
     padding = _PADDING * (high - low)
     nodes = equidistant(low - padding, high + padding, CELLS)
-    mass = np.array([deposit(law, row) for law, row in zip(laws, nodes, strict=True)])
-    tracker = _Tracker(equations, floor, end, kinked)
+    mass = np.array([deposit(law, row) for law, row in zip(family.laws, nodes, strict=True)])
+    tracker = _Tracker(equations, floor, end, bool(family.kinks))
     path = march(
         equations,
         nodes,
@@ -169,8 +159,8 @@ def scout(
         tolerance=TOLERANCE,
         destination=tracker.destination,
         observer=tracker.observe,
-        largest_second_moment=largest_second_moment,
-        measure=_coarse_norm,
+        largest_second_moment=family.largest,
+        measure=_displacement,
     )
     # The start is known exactly.
     tracker.low[0], tracker.high[0] = low, high

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mkvlasov._typing import Array
+from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.solvers.pde.fluxes import FLUXES
+from mkvlasov.problem.initial import GaussianMixture, InitialLaw
+from mkvlasov.problem.loadings import LoadingNodes
+from mkvlasov.solvers.pde.fluxes import Scheme
 from mkvlasov.solvers.pde.march import Equations
 from mkvlasov.solvers.pde.rates import RateFunction, Rates
 
@@ -30,9 +35,13 @@ class CoupledRates:
         tau = self._problem.rate(t)
         # Far beyond what counts as blown up (a trial step may get there) quadratures would take for ever.
         if not np.isfinite(moments[:-1]).all() or self._largest < 0.1 * Q:
-            return Rates(linear=np.nan, tilt=np.full(len(R), np.nan), tau=tau, diffusion=np.nan)
+            return _nowhere(len(R), tau)
         self.evaluations += 1
-        c = self._limit(np.array([[Q]]), R[None], t)
+        try:
+            c = self._limit(np.array([[Q]]), R[None], t)
+        except UnsupportedError:
+            # All weights have gone to zero, where an activation with a kink has no limit.
+            return _nowhere(len(R), tau)
         G, H, Lambda = float(c.G[0, 0]), c.H[0], float(c.Lambda[0, 0])
         linear = tau * G
         if self._problem.constraint == "sphere" and Q > 0.0:
@@ -49,8 +58,41 @@ class CoupledRates:
         )
 
 
-def equations_of(problem: Problem, loadings: Array, weights: Array, *, rates: RateFunction, flux: str) -> Equations:
-    """Return the equations for the loadings (L, K) with their weights (L,)."""
+def _nowhere(features: int, tau: float) -> Rates:
+    """Return rates that are no numbers: a step that asks for them is refused."""
+    return Rates(linear=np.nan, tilt=np.full(features, np.nan), tau=tau, diffusion=np.nan)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The equations of all loadings, where they start, and from where on Q counts as blown up.
+
+    Attributes
+    ----------
+    equations : Equations
+    laws : list of GaussianMixture
+        Initial law of w for every loading.
+    kinks : tuple of float
+        Where phi' jumps.
+    largest : float
+    """
+
+    equations: Equations
+    laws: list[GaussianMixture]
+    kinks: tuple[float, ...]
+    largest: float
+
+
+def family_of(
+    problem: Problem,
+    initial: InitialLaw,
+    loadings: LoadingNodes,
+    *,
+    rates: RateFunction,
+    scheme: Scheme,
+    largest: float,
+) -> Family:
+    """Return the equations and initial laws of the loadings."""
     regularizer = problem.regularizer
 
     def penalty(w: Array) -> Array:
@@ -59,4 +101,6 @@ def equations_of(problem: Problem, loadings: Array, weights: Array, *, rates: Ra
     def slope(w: Array) -> Array:
         return regularizer.gradient(w[..., None])[..., 0]
 
-    return Equations(loadings, weights, rates, penalty, slope, FLUXES[flux], flux == "exponential")
+    equations = Equations(loadings.points, loadings.weights, rates, penalty, slope, scheme)
+    laws = [initial.conditional(a, problem) for a in loadings.points]
+    return Family(equations, laws, tuple(regularizer.kinks), largest)

@@ -1,0 +1,5 @@
+"""Methods for `solve_pde`: small frozen objects, one class each."""
+
+from mkvlasov.solvers.pde.collocation import Collocation as Collocation
+from mkvlasov.solvers.pde.finite_volumes import FiniteVolumes as FiniteVolumes
+from mkvlasov.solvers.pde.finite_volumes import UniformCentral as UniformCentral
