@@ -13,7 +13,7 @@ from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.bounded import relative_error
 from mkvlasov.limit.covariance import CovarianceLimit, Terms
 from mkvlasov.limit.custom import CustomLimit
-from mkvlasov.limit.line import LineKernel, has_line_kernel, line_kernel
+from mkvlasov.limit.line import LineKernel, evaluate_states, has_line_kernel, line_kernel
 from mkvlasov.limit.views import folded, view_law
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.hidden import HiddenNodes
@@ -138,20 +138,25 @@ class LimitCoefficients:
         Q, R = _checks.overlaps(Q, R, self._problem.outputs, self._problem.n_features)
         lead = Q.shape[:-2]
         flat_q, flat_r = Q.reshape(-1, *Q.shape[-2:]), R.reshape(-1, *R.shape[-2:])
-        terms, error = self._converge_hidden(flat_q, flat_r)
-        if not all(np.isfinite(part[0]).all() for part in terms):
+        if self._kernel is not None:
+            *parts, error = evaluate_states(self._kernel, flat_q, flat_r)
+        else:
+            terms, error = self._converge_hidden(flat_q, flat_r)
+            parts = [part[0] for part in terms]
+        if not all(np.isfinite(part).all() for part in parts):
             raise UnsupportedError(
                 f"the limit coefficients are not finite at Q = {flat_q.tolist()[0]}, R = {flat_r.tolist()[0]}: the "
                 f"activation {self._problem.activation!r} or the loss {self._problem.loss!r} is not finite where the "
                 "pre-activations have their weight"
             )
+        G, Gbar, H, Lambda, loss = parts
         rate = self._problem.rate(t)
         return Coefficients(
-            G=terms.G[0].reshape(Q.shape),
-            Gbar=terms.Gbar[0].reshape(Q.shape),
-            H=terms.H[0].reshape(R.shape),
-            Lambda=rate**2 * terms.Lambda[0].reshape(Q.shape),
-            loss=terms.loss[0].reshape(lead),
+            G=G.reshape(Q.shape),
+            Gbar=Gbar.reshape(Q.shape),
+            H=H.reshape(R.shape),
+            Lambda=rate**2 * Lambda.reshape(Q.shape),
+            loss=loss.reshape(lead),
             error=error.reshape(lead),
         )
 

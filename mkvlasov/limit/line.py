@@ -88,6 +88,18 @@ def line_kernel(problem: Problem, rtol: float, nodes: Sequence[HiddenNodes]) -> 
     return LineKernel(line_kernels.rates, data)
 
 
+def evaluate_states(kernel: LineKernel, Q: Array, R: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Return G, Gbar (S,), H (S, K), Lambda / tau^2, loss and error (S,) of stacked states (S, 1, 1), (S, 1, K)."""
+    from mkvlasov.limit.line_kernels import rates_of_states
+
+    states, features = R.shape[0], R.shape[-1]
+    scalars, H = np.empty((5, states)), np.empty((states, features))
+    G, Gbar, Lambda, loss, error = scalars
+    Q, R = Q.reshape(states), np.ascontiguousarray(R.reshape(states, features))
+    rates_of_states(np.ascontiguousarray(Q), R, kernel.data, G, Gbar, H, Lambda, loss, error)
+    return G, Gbar, H, Lambda, loss, error
+
+
 def has_line_kernel(problem: Problem) -> bool:
     """Return whether the coefficients of a problem are compiled."""
     return problem.outputs == 1 and isinstance(problem.loss, Covariance) and type(problem.activation) in _KINDS

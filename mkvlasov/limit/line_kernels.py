@@ -41,9 +41,10 @@ _YY_PAIR, _DD_PAIR = 0, 5
 # Places in `numbers`.
 _RTOL, _KIND, _CENTERED, _ETA, _S11, _S22, _S12, _REST = range(8)
 
-_ROUNDING = 4e-16
+_ROUNDING, _SAFETY = 4e-16, 4.0
 _POLE = math.pi / 2.0
-_MOST_NODES, _MOST_TERMS = 1 << 17, 1 << 15
+_MOST_NODES, _MOST_PRODUCTS = 1 << 17, 1e8
+"""Limits of half the nodes, and of that times the number of terms; the error says where they are too low."""
 _EFFORTS = 5
 _FAST = {"reassoc", "contract"}  # sums may be vectorized; NaN and infinity keep their meaning
 
@@ -121,8 +122,8 @@ def _discretize(spread, r, rtol, effort):
     wanted = digits + 12.0
     rate, slope = -math.log(max(abs(r), 1e-10)), 2.0 * _POLE / spread
     root = 2.0 * wanted / (slope + math.sqrt(slope * slope + 4.0 * rate * wanted))
-    terms = max(root * root, 16.0) * 1.5625**effort
-    return spacing, half, 8 * int(min(math.ceil(0.125 * terms), 0.125 * _MOST_TERMS))
+    terms = min(max(root * root, 16.0) * 1.5625**effort, _MOST_PRODUCTS / half)
+    return spacing, half, 8 * int(math.ceil(0.125 * terms))
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -140,10 +141,19 @@ def _weights(spacing, half):
     return weights
 
 
+@njit(cache=True, nogil=True)
+def _add_squares(squares, weight, y, d, s):
+    squares[_S] += weight * s * s
+    squares[_D] += weight * d * d
+    squares[_Y] += weight * y * y
+    squares[_DY] += weight * (d * y) * (d * y)
+    squares[_DD] += weight * (d * d) * (d * d)
+    squares[_YY] += weight * (y * y) * (y * y)
+
+
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _fold(raw, half, offset, even, odd, edges):
+def _fold(y, d, s, half, offset, even, odd, edges):
     """Set f(x) + f(-x) of all functions and f(x) - f(-x) of those transformed at nodes x >= 0, and end values squared."""
-    y, d, s = raw
     for i in range(half + 1):
         a, b = half + i, half - i
         y1, d1, s1 = y[a] - offset, d[a], s[a]
@@ -154,14 +164,13 @@ def _fold(raw, half, offset, even, odd, edges):
         even[_D, i] = d1 + d2
         even[_Y, i] = y1 + y2
         even[_YY, i] = y1 * y1 + y2 * y2
-    even[:, 0] *= 0.5  # the node at zero is its own mirror image
+    for f in range(_FUNCTIONS):
+        even[f, 0] *= 0.5  # the node at zero is its own mirror image
     y1, d1, s1, y2, d2, s2 = y[2 * half] - offset, d[2 * half], s[2 * half], y[0] - offset, d[0], s[0]
-    edges[_S] = s1 * s1 + s2 * s2
-    edges[_D] = d1 * d1 + d2 * d2
-    edges[_Y] = y1 * y1 + y2 * y2
-    edges[_DY] = (d1 * y1) ** 2 + (d2 * y2) ** 2
-    edges[_DD] = d1**4 + d2**4
-    edges[_YY] = y1**4 + y2**4
+    for f in range(_FUNCTIONS):
+        edges[f] = 0.0
+    _add_squares(edges, 1.0, y1, d1, s1)
+    _add_squares(edges, 1.0, y2, d2, s2)
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -186,7 +195,8 @@ def _nodal_error(means, norms, edges, outermost):
         outside = max(outside, edges[f] / max(norms[f], 1e-150) ** 2)
     ratio = min(max(last / max(before, 1e-300), 1e-300), 1.0)
     exponential = min(max(-0.5 * (math.log10(ratio) + 1.0), 0.0), 1.0)
-    return last * ratio ** (1.0 + 0.75 * exponential) + 4.0 * outermost * outside
+    # A product of two functions is harder than each of them: hence the factor, measured over random states.
+    return _SAFETY * last * ratio ** (1.0 + 0.75 * exponential) + 4.0 * outermost * outside
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -249,12 +259,14 @@ def _sum_series(first, second, powers, values, rests):
         values[j], rests[j] = total, fourth * ratio / (1.0 - ratio)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def _sum_nodes(first, second, offsets, opposite, weights, values, norms):
     """Set the expectations of all pairs where the variables of the two views are equal or opposite, and the norms."""
     half = weights.shape[1] - 1
-    values[:] = 0.0
-    norms[:] = 0.0
+    for j in range(_PAIRS):
+        values[j] = 0.0
+    for f in range(_FUNCTIONS):
+        norms[0, f] = norms[1, f] = 0.0
     for i in range(2 * half + 1):
         w = weights[0, abs(i - half)]
         k = 2 * half - i if opposite else i
@@ -269,13 +281,8 @@ def _sum_nodes(first, second, offsets, opposite, weights, values, norms):
         values[6] += w * d1 * d1 * y2 * y2
         values[7] += w * y1 * y1 * d2 * d2
         values[8] += w * d1 * y1 * d2 * y2
-        for v, y, d, s in ((0, y1, d1, s1), (1, y2, d2, s2)):
-            norms[v, _S] += w * s * s
-            norms[v, _D] += w * d * d
-            norms[v, _Y] += w * y * y
-            norms[v, _DY] += w * d * d * y * y
-            norms[v, _DD] += w * d**4
-            norms[v, _YY] += w * y**4
+        _add_squares(norms[0], w, y1, d1, s1)
+        _add_squares(norms[1], w, y2, d2, s2)
     for v in range(2):
         for f in range(_FUNCTIONS):
             norms[v, f] = math.sqrt(norms[v, f])
@@ -369,10 +376,26 @@ def _add_rest_of_batch(row, factors, scale, t11, t22, t12):
 
 
 @njit(cache=True, nogil=True)
+def _copy(source, target):
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@njit(cache=True, nogil=True)
+def _clear(entries):
+    for i in range(entries.shape[0]):
+        for j in range(entries.shape[1]):
+            entries[i, j] = 0.0
+
+
+@njit(cache=True, nogil=True)
 def _evaluate(numbers, combination, polynomial, nodes, R, sigmas, r, effort, entries):
     """Set entries (4 + K, 4), without the part of H that is linear in Gbar: averages over the hidden law."""
     rtol, kind, centered = numbers[_RTOL], int(numbers[_KIND]), numbers[_CENTERED] != 0.0
-    spacing, half, terms = _discretize(max(sigmas[0], sigmas[1]), r, rtol, effort)
+    # A polynomial needs no more nodes for a larger argument.
+    spread = 0.0 if kind in (IDENTITY, POLYNOMIAL) else max(sigmas[0], sigmas[1])
+    spacing, half, terms = _discretize(spread, r, rtol, effort)
     weights = _weights(spacing, half)
     opposite = terms == 0 and r < 0.0
     last = 0 if sigmas[0] == sigmas[1] and not opposite else 1  # views that are alike are transformed once
@@ -391,14 +414,14 @@ def _evaluate(numbers, combination, polynomial, nodes, R, sigmas, r, effort, ent
     if centered:
         for v in range(2):
             offsets[v] = _mean_outputs(kind, polynomial, nodes, R, sigmas[v], spacing, weights)
-    entries[:] = 0.0
+    _clear(entries)
     for start in range(0, len(nodes), block):
         count = min(block, len(nodes) - start)
         for p in range(count):
             mean = _dot(nodes[start + p, 1:], R)
             for v in range(views):
                 _activate(kind, polynomial, mean, sigmas[v] * spacing, half, raw[v, 0], raw[v, 1], raw[v, 2])
-                _fold(raw[v], half, offsets[v], even[p, v], odd[p, v], edges[p, v])
+                _fold(raw[v, 0], raw[v, 1], raw[v, 2], half, offsets[v], even[p, v], odd[p, v], edges[p, v])
                 _means(even[p, v], weights, means[p, v])
             if terms == 0:
                 _sum_nodes(raw[0], raw[last], offsets, opposite, weights, values[p], norms[p])
@@ -409,11 +432,14 @@ def _evaluate(numbers, combination, polynomial, nodes, R, sigmas, r, effort, ent
                     _integrate(spectra[p, v], means[p, v], sigmas[v], norms[p, v])
                 _sum_series(spectra[p, 0], spectra[p, last], powers, values[p], errors)
             else:
-                errors[:] = 0.0
+                for j in range(_PAIRS):
+                    errors[j] = 0.0
             for v in range(views):
                 nodal[v] = _nodal_error(means[p, v], norms[p, v], edges[p, v], weights[0, half])
             if not last:
-                nodal[1], norms[p, 1], means[p, 1] = nodal[0], norms[p, 0], means[p, 0]
+                nodal[1] = nodal[0]
+                for f in range(_FUNCTIONS):
+                    norms[p, 1, f], means[p, 1, 0, f] = norms[p, 0, f], means[p, 0, 0, f]
             _bound(values[p], errors, sizes, norms[p], nodal)
             weight = nodes[start + p, 0]
             _add(entries, weight, nodes[start + p, 1:], combination, values[p], errors, sizes)
@@ -425,54 +451,32 @@ def _evaluate(numbers, combination, polynomial, nodes, R, sigmas, r, effort, ent
 
 
 @njit(cache=True, nogil=True)
-def _worst(entries):
-    """Return the worst relative error of the entries (`bounded.relative_error`)."""
+def _worst(errors, entries):
+    """Return the worst of the errors relative to the entries (`bounded.relative_error`)."""
     worst = 0.0
     for i in range(len(entries)):
-        scale = max(entries[i, _MAGNITUDE], 1e-3 * entries[i, _SIZE], 1e-300)
-        error = entries[i, _ERROR] / scale
+        error = errors[i] / max(entries[i, _MAGNITUDE], 1e-3 * entries[i, _SIZE], 1e-300)
         if not error <= worst:  # so that NaN is kept
             worst = error
     return worst
 
 
 @njit(cache=True, nogil=True)
-def _at_nodes(Q, R, numbers, covariance, combination, polynomial, nodes, entries):
-    """Set the entries, with as much effort as their error needs, and return that error."""
-    features = len(R)
-    learnt, inner = _dot(R, R), np.zeros(features)
-    rest, removed = max(Q - learnt, 0.0), max(learnt - Q, 0.0)
-    variance = 0.0
-    for k in range(features):
+def _law(Q, R, numbers, covariance, inner):
+    """Return deviations and correlation of the pre-activations and the violation (`views.view_law`); set (Cov - eta) R."""
+    learnt, variance = _dot(R, R), 0.0
+    for k in range(len(R)):
         inner[k] = _dot(covariance[k], R)
         variance += R[k] * inner[k]
         inner[k] -= numbers[_ETA] * R[k]
-    shared = numbers[_ETA] * rest + variance
-    overlap = rest + learnt
-    first = max(shared + numbers[_S11] * overlap, 0.0)
-    second = max(shared + numbers[_S22] * overlap, 0.0)
-    sigmas = (math.sqrt(first), math.sqrt(second))
-    product = sigmas[0] * sigmas[1]
+    rest, removed = max(Q - learnt, 0.0), max(learnt - Q, 0.0)
+    shared, overlap = numbers[_ETA] * rest + variance, rest + learnt
+    first = math.sqrt(max(shared + numbers[_S11] * overlap, 0.0))
+    second = math.sqrt(max(shared + numbers[_S22] * overlap, 0.0))
+    product = first * second
     r = min(max((shared + numbers[_S12] * overlap) / product, -1.0), 1.0) if product > 0.0 else 0.0
-    trial = np.empty_like(entries)
-    error = np.inf
-    for effort in range(_EFFORTS):
-        _evaluate(numbers, combination, polynomial, nodes, R, sigmas, r, effort, trial)
-        for k in range(features):
-            trial[_H + k, _VALUE] += inner[k] * trial[_GBAR, _VALUE]
-            for column in (_MAGNITUDE, _ERROR, _SIZE):
-                trial[_H + k, column] += abs(inner[k]) * trial[_GBAR, column]
-        found = _worst(trial)
-        if effort == 0 or found < error:
-            error = found
-            entries[:] = trial
-        if not error > numbers[_RTOL]:
-            break
-    if removed > 0.0:
-        removed /= max(abs(Q), learnt)
-        if removed >= 1e-14:
-            error = max(error, removed)
-    return error
+    violation = removed / max(abs(Q), learnt) if removed > 0.0 else 0.0
+    return (first, second), r, violation if violation >= 1e-14 else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -497,27 +501,41 @@ def rates(Q, R, data):
         As `Coefficients.error`; NaN or infinite where the coefficients are not finite.
     """
     numbers, covariance, combination, polynomial, nodes, starts = data
-    entries = np.empty((_H + len(R), 4))
-    error = _at_nodes(Q, R, numbers, covariance, combination, polynomial, nodes[starts[0] : starts[1]], entries)
-    if len(starts) > 2:  # a continuous hidden law: more nodes until the coefficients change no more
-        finer = np.empty_like(entries)
-        before = np.inf
-        for step in range(1, len(starts) - 1):
-            chosen = nodes[starts[step] : starts[step + 1]]
-            quadrature = _at_nodes(Q, R, numbers, covariance, combination, polynomial, chosen, finer)
-            change = 0.0
-            for i in range(len(entries)):
-                scale = max(finer[i, _MAGNITUDE], 1e-3 * finer[i, _SIZE], 1e-300)
-                difference = abs(finer[i, _VALUE] - entries[i, _VALUE]) / scale
-                if not difference <= change:
-                    change = difference
-            # The next change would shrink by the same factor at least.
-            left = change * min(1.0, change / max(before, 1e-300)) if step > 1 else change
-            entries[:] = finer
-            error, before = quadrature + left, change
-            if not left > numbers[_RTOL]:
+    inner = np.empty(len(R))
+    sigmas, r, violation = _law(Q, R, numbers, covariance, inner)
+    shape = (_H + len(R), 4)
+    entries, best, trial = np.empty(shape), np.empty(shape), np.empty(shape)
+    error, before = np.inf, np.inf
+    for step in range(len(starts) - 1):  # more nodes of a continuous hidden law until the coefficients change no more
+        chosen = nodes[starts[step] : starts[step + 1]]
+        quadrature = np.inf
+        for effort in range(_EFFORTS):
+            _evaluate(numbers, combination, polynomial, chosen, R, sigmas, r, effort, trial)
+            for k in range(len(R)):
+                trial[_H + k, _VALUE] += inner[k] * trial[_GBAR, _VALUE]
+                for column in (_MAGNITUDE, _ERROR, _SIZE):
+                    trial[_H + k, column] += abs(inner[k]) * trial[_GBAR, column]
+            found = _worst(trial[:, _ERROR], trial)
+            if effort == 0 or found < quadrature:
+                quadrature = found
+                _copy(trial, best)
+            if not quadrature > numbers[_RTOL]:
                 break
-    H = entries[_H:, _VALUE].copy()
+        quadrature = max(quadrature, violation)
+        change = 0.0
+        if step > 0:
+            for i in range(len(entries)):
+                entries[i, _ERROR] = abs(best[i, _VALUE] - entries[i, _VALUE])
+            change = _worst(entries[:, _ERROR], best)
+        # The next change would shrink by the same factor at least.
+        left = change * min(1.0, change / max(before, 1e-300)) if step > 1 else change
+        _copy(best, entries)
+        error, before = quadrature + left, change
+        if step > 0 and not left > numbers[_RTOL]:
+            break
+    H = np.empty(len(R))
+    for k in range(len(R)):
+        H[k] = entries[_H + k, _VALUE]
     return (
         entries[_G, _VALUE], entries[_GBAR, _VALUE], H, entries[_LAMBDA, _VALUE], entries[_LOSS, _VALUE], error,
     )  # fmt: skip
