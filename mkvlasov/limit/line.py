@@ -24,7 +24,7 @@ _KINDS: dict[type, str] = {
     activations.Sigmoid: "SIGMOID",
     activations.Polynomial: "POLYNOMIAL",
 }
-"""Activations and their names in `line_kernels`, which is imported when it is needed: Numba takes half a second."""
+"""Activations and their names in `spectra_kernels`, which is imported when it is needed: Numba takes half a second."""
 
 
 class LineKernel(NamedTuple):
@@ -47,7 +47,7 @@ class LineKernel(NamedTuple):
         error)``: always this function, whatever the problem. Where the coefficients are not finite, so is the error
         or one of them: check.
     data : tuple of arrays
-        What the problem and rtol put in, read-only. Two problems have data of the same types.
+        What the problem and rtol put in, of the same types for all problems.
     """
 
     rates: Callable[..., Any]
@@ -64,7 +64,7 @@ def line_kernel(problem: Problem, rtol: float, nodes: Sequence[HiddenNodes]) -> 
     nodes : sequence of HiddenNodes
         Finer and finer representations of the hidden law; one if it is exact.
     """
-    from mkvlasov.limit import line_kernels
+    from mkvlasov.limit import line_kernels, spectra_kernels
 
     loss, noise = problem.loss, problem.noise_covariance
     assert isinstance(loss, Covariance)
@@ -72,15 +72,15 @@ def line_kernel(problem: Problem, rtol: float, nodes: Sequence[HiddenNodes]) -> 
     weight = -(1.0 - own) if loss.centered else -1.0
     total = noise + problem.background_variance
     numbers = np.array([
-        rtol, getattr(line_kernels, _KINDS[type(problem.activation)]), loss.centered, problem.background_variance,
+        rtol, getattr(spectra_kernels, _KINDS[type(problem.activation)]), loss.centered, problem.background_variance,
         noise[0, 0], noise[1, 1], noise[0, 1], own * own * (1.0 - own),
     ])  # fmt: skip
     table = np.concatenate([np.column_stack([part.weights, part.points]) for part in nodes])
     starts = np.cumsum([0, *(len(part.weights) for part in nodes)])
     data = (
         numbers,
-        np.ascontiguousarray(nodes[0].covariance),
-        _combination(line_kernels.PAIRS, weight, own, total),
+        np.array(nodes[0].covariance, order="C"),  # a copy: read-only arrays would be another type to compile for
+        _combination(spectra_kernels.PAIRS, weight, own, total),
         _coefficients(problem.activation),
         table,
         starts,
@@ -94,9 +94,10 @@ def evaluate_states(kernel: LineKernel, Q: Array, R: Array) -> tuple[Array, Arra
 
     states, features = R.shape[0], R.shape[-1]
     scalars, H = np.empty((5, states)), np.empty((states, features))
+    # Copies: arrays that are read-only or strided would be other types to compile for.
+    overlaps, learnt = np.array(Q, order="C").reshape(states), np.array(R, order="C").reshape(states, features)
+    rates_of_states(overlaps, learnt, kernel.data, scalars, H)
     G, Gbar, Lambda, loss, error = scalars
-    Q, R = Q.reshape(states), np.ascontiguousarray(R.reshape(states, features))
-    rates_of_states(np.ascontiguousarray(Q), R, kernel.data, G, Gbar, H, Lambda, loss, error)
     return G, Gbar, H, Lambda, loss, error
 
 

@@ -158,7 +158,7 @@ def _integrate_compiled(system: _ClosedSystem, kernel: LineKernel, start: Array,
     problem, method = system.problem, DOP853
     tableau = (method.A, method.B, method.E3, method.E5, method.D, method.A_EXTRA)
     states, found, evaluations, ended, reached, largest = ode_kernels.integrate(
-        start, t, rtol, 0.01 * rtol, DIVERGED, tuple(np.ascontiguousarray(part) for part in tableau),
+        start, np.array(t), rtol, 0.01 * rtol, DIVERGED, tuple(np.array(part, order="C") for part in tableau),
         problem.rate(0.0), system.kappa, problem.constraint == "sphere", kernel.data,
     )  # fmt: skip
     if ended == ode_kernels.REACHED:
@@ -170,9 +170,7 @@ def _integrate_compiled(system: _ClosedSystem, kernel: LineKernel, start: Array,
     return _Trajectory(system, t[:found], states[:found], int(evaluations), status)
 
 
-def _integrate_python(
-    system: _ClosedSystem, start: Array, t: Array, rtol: float, bar: tqdm | None
-) -> _Trajectory:
+def _integrate_python(system: _ClosedSystem, start: Array, t: Array, rtol: float, bar: tqdm | None) -> _Trajectory:
     """Integrate any problem with scipy's driver."""
     rate: Callable[[float, Array], Array] = system
 

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
+from mkvlasov._typing import Array
 from mkvlasov.limit.line_kernels import rates
 
 REACHED, DIVERGED, UNDERFLOW = range(3)
@@ -21,7 +22,7 @@ _EXPONENT = -1.0 / 8.0
 
 
 @njit(cache=True, nogil=True)
-def _slope(y, tau, kappa, sphere, data, out):
+def _slope(y: Array, tau: float, kappa: float, sphere: bool, data: tuple[Array, ...], out: Array) -> None:
     """Set the rates of change of y = (R, Q, A, C, P) (docs/theory.md, sections 4, 5 and 9)."""
     features = (len(y) - 3) // 2
     R, Q = y[:features], y[features]
@@ -40,7 +41,7 @@ def _slope(y, tau, kappa, sphere, data, out):
 
 
 @njit(cache=True, nogil=True)
-def _combine(y, h, weights, count, stages, out):
+def _combine(y: Array, h: float, weights: Array, count: int, stages: Array, out: Array) -> None:
     """Set out = y + h * sum of weights * stages."""
     for i in range(len(y)):
         total = 0.0
@@ -50,7 +51,7 @@ def _combine(y, h, weights, count, stages, out):
 
 
 @njit(cache=True, nogil=True)
-def _error_norm(h, y, new, stages, E3, E5, rtol, atol):
+def _error_norm(h: float, y: Array, new: Array, stages: Array, E3: Array, E5: Array, rtol: float, atol: float) -> float:
     third = fifth = 0.0
     for i in range(len(y)):
         scale = atol + max(abs(y[i]), abs(new[i])) * rtol
@@ -66,7 +67,7 @@ def _error_norm(h, y, new, stages, E3, E5, rtol, atol):
 
 
 @njit(cache=True, nogil=True)
-def _scaled_norm(x, y, rtol, atol):
+def _scaled_norm(x: Array, y: Array, rtol: float, atol: float) -> float:
     total = 0.0
     for i in range(len(x)):
         total += (x[i] / (atol + abs(y[i]) * rtol)) ** 2
@@ -74,26 +75,22 @@ def _scaled_norm(x, y, rtol, atol):
 
 
 @njit(cache=True, nogil=True)
-def _first_step(y, f, end, rtol, atol, tau, kappa, sphere, data):
-    """Choose the first step as Hairer, Norsett and Wanner, section II.4, do."""
+def _trial_step(y: Array, f: Array, end: float, rtol: float, atol: float) -> float:
+    """Return a small step to see how fast the rates of change f vary (Hairer, Norsett and Wanner, section II.4)."""
     d0, d1 = _scaled_norm(y, y, rtol, atol), _scaled_norm(f, y, rtol, atol)
-    h0 = min(1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1, end)
-    trial, slope = np.empty_like(y), np.empty_like(y)
-    for i in range(len(y)):
-        trial[i] = y[i] + h0 * f[i]
-    _slope(trial, tau, kappa, sphere, data, slope)
-    for i in range(len(y)):
-        slope[i] -= f[i]
-    d2 = _scaled_norm(slope, y, rtol, atol) / h0
-    if d1 <= 1e-15 and d2 <= 1e-15:
-        h1 = max(1e-6, h0 * 1e-3)
-    else:
-        h1 = (0.01 / max(d1, d2)) ** (1.0 / 8.0)
+    return min(1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1, end)
+
+
+@njit(cache=True, nogil=True)
+def _first_step(h0: float, y: Array, f: Array, change: Array, end: float, rtol: float, atol: float) -> float:
+    """Return the first step, given the change of f over the trial step h0."""
+    d1, d2 = _scaled_norm(f, y, rtol, atol), _scaled_norm(change, y, rtol, atol) / h0
+    h1 = max(1e-6, h0 * 1e-3) if d1 <= 1e-15 and d2 <= 1e-15 else (0.01 / max(d1, d2)) ** (1.0 / 8.0)
     return min(100.0 * h0, h1, end)
 
 
 @njit(cache=True, nogil=True)
-def _interpolate(x, y, powers, out):
+def _interpolate(x: float, y: Array, powers: Array, out: Array) -> None:
     """Set the dense output at the fraction x of a step from y."""
     for i in range(len(y)):
         total = 0.0
@@ -104,7 +101,7 @@ def _interpolate(x, y, powers, out):
 
 
 @njit(cache=True, nogil=True)
-def _largest(y):
+def _largest(y: Array) -> float:
     largest = 0.0
     for value in y:
         if not abs(value) <= largest:  # so that NaN is kept
@@ -113,7 +110,18 @@ def _largest(y):
 
 
 @njit(cache=True, nogil=True)
-def integrate(start, t, rtol, atol, bound, tableau, tau, kappa, sphere, data):
+def integrate(
+    start: Array,
+    t: Array,
+    rtol: float,
+    atol: float,
+    bound: float,
+    tableau: tuple[Array, ...],
+    tau: float,
+    kappa: float,
+    sphere: bool,
+    data: tuple[Array, ...],
+) -> tuple[Array, int, int, int, float, float]:
     """Integrate the closed ODEs from time 0 through the times t.
 
     Parameters
@@ -152,11 +160,18 @@ def integrate(start, t, rtol, atol, bound, tableau, tau, kappa, sphere, data):
     y, new, trial = start.copy(), np.empty(d), np.empty(d)
     stages, powers = np.empty((_ALL_STAGES, d)), np.empty((_POWERS, d))
     while found < len(t) and t[found] <= 0.0:
-        states[found] = start
+        for i in range(d):
+            states[found, i] = start[i]
         found += 1
     now = 0.0
     _slope(y, tau, kappa, sphere, data, stages[0])
-    step = _first_step(y, stages[0], end, rtol, atol, tau, kappa, sphere, data)
+    h = _trial_step(y, stages[0], end, rtol, atol)
+    for i in range(d):
+        trial[i] = y[i] + h * stages[0, i]
+    _slope(trial, tau, kappa, sphere, data, new)
+    for i in range(d):
+        new[i] -= stages[0, i]
+    step = _first_step(h, y, stages[0], new, end, rtol, atol)
     rejected = False
     while now < end:
         shortest = 10.0 * (np.nextafter(now, np.inf) - now)
