@@ -47,7 +47,7 @@ _ROUNDING = 4e-16
 _EFFORTS = 5
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add(
     entries: Array, weight: float, point: Array, combination: Array, values: Array, errors: Array, sizes: Array
 ) -> None:
@@ -74,7 +74,7 @@ def _add(
                 entries[_H + k, _SIZE] += abs(c) * size
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _mean_outputs(
     kind: int, polynomial: Array, nodes: Array, R: Array, sigma: float, spacing: float, weights: Array
 ) -> float:
@@ -91,7 +91,7 @@ def _mean_outputs(
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
     for k in range(len(b)):
@@ -99,7 +99,7 @@ def _dot(a: Array, b: Array) -> float:
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _bound(values: Array, errors: Array, sizes: Array, norms: Array, nodal: Array) -> None:
     """Add to the errors of pairs what the nodes and rounding leave, and set the sizes."""
     for j in range(N_PAIRS):
@@ -107,7 +107,7 @@ def _bound(values: Array, errors: Array, sizes: Array, norms: Array, nodal: Arra
         errors[j] += sizes[j] * (nodal[0] + nodal[1] + _ROUNDING)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _accumulate(row: Array, weight: float, value: float, error: float, size: float) -> None:
     row[_VALUE] += weight * value
     row[_MAGNITUDE] += weight * abs(value)
@@ -115,7 +115,7 @@ def _accumulate(row: Array, weight: float, value: float, error: float, size: flo
     row[_SIZE] += weight * size
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add_factors(
     factors: Array, weight: float, values: Array, errors: Array, sizes: Array, means: Array, norms: Array, nodal: Array
 ) -> None:
@@ -127,7 +127,7 @@ def _add_factors(
             _accumulate(factors[2 * v + i], weight, means[v, f], norms[v, f] * nodal[v], norms[v, f])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add_rest_of_batch(row: Array, factors: Array, scale: float, t11: float, t22: float, t12: float) -> None:
     """Add to Lambda the fluctuations of the means over a batch about which a centred covariance is taken."""
     for t, i, j in ((t11, 2, 5), (t22, 4, 3), (2.0 * t12, 1, 0)):
@@ -140,21 +140,21 @@ def _add_rest_of_batch(row: Array, factors: Array, scale: float, t11: float, t22
         row[_SIZE] += abs(c) * a[_SIZE] * b[_SIZE]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _copy(source: Array, target: Array) -> None:
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
             target[i, j] = source[i, j]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _clear(entries: Array) -> None:
     for i in range(entries.shape[0]):
         for j in range(entries.shape[1]):
             entries[i, j] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _evaluate(
     numbers: Array,
     combination: Array,
@@ -225,7 +225,7 @@ def _evaluate(
         _add_rest_of_batch(entries[_LAMBDA], factors, numbers[_REST], t11, t22, t12)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _worst(errors: Array, entries: Array) -> float:
     """Return the worst of the errors relative to the entries (`bounded.relative_error`)."""
     worst = 0.0
@@ -236,7 +236,7 @@ def _worst(errors: Array, entries: Array) -> float:
     return worst
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _law(
     Q: float, R: Array, numbers: Array, covariance: Array, inner: Array
 ) -> tuple[tuple[float, float], float, float]:
@@ -259,7 +259,7 @@ def _law(
     return (first, second), r, violation if violation >= 1e-14 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def rates(Q: float, R: Array, data: tuple[Array, ...]) -> tuple[float, float, Array, float, float, float]:
     """Return the limit coefficients at one state of one output: `LimitCoefficients` as a compiled function.
 
@@ -321,7 +321,7 @@ def rates(Q: float, R: Array, data: tuple[Array, ...]) -> tuple[float, float, Ar
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def rates_of_states(Q: Array, R: Array, data: tuple[Array, ...], scalars: Array, H: Array) -> None:
     """Set G, Gbar, Lambda, loss and error, the rows of `scalars` (5, S), and H (S, K) at states Q (S,), R (S, K)."""
     for i in range(len(Q)):

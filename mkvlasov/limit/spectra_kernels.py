@@ -43,7 +43,7 @@ _MOST_NODES, _MOST_PRODUCTS = 1 << 17, 1e8
 _FAST = {"reassoc", "contract"}  # sums may be vectorized; NaN and infinity keep their meaning
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _exponentials(mean: float, step: float, half: int, rate: float, e: Array) -> None:
     """Set e[half + i] = exp(-rate |mean + step i|) for |i| <= half, outwards from the node nearest to zero."""
     n = 2 * half + 1
@@ -63,7 +63,7 @@ def _exponentials(mean: float, step: float, half: int, rate: float, e: Array) ->
         e[i] = e[i + 1] * factor
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def activate(kind: int, polynomial: Array, mean: float, step: float, half: int, y: Array, d: Array, s: Array) -> None:
     """Set y, d, s to sigma, sigma', sigma'' at h = mean + step i for |i| <= half."""
     n = 2 * half + 1
@@ -103,7 +103,7 @@ def activate(kind: int, polynomial: Array, mean: float, step: float, half: int, 
                 y[i], d[i], s[i] = max(h, 0.0) + math.log1p(e), logistic, slope
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def discretize(spread: float, r: float, rtol: float, effort: int) -> tuple[float, int, int]:
     """Return spacing, half the number of nodes, number of terms: see `mehler.level`; no terms if r = 1 or -1."""
     digits = -math.log(rtol)
@@ -120,7 +120,7 @@ def discretize(spread: float, r: float, rtol: float, effort: int) -> tuple[float
     return spacing, half, 8 * math.ceil(0.125 * terms)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def trapezoidal_weights(spacing: float, half: int) -> Array:
     """Return the weights of the trapezoidal rule for nodes 0 to half, and of those with every 2nd, 4th node."""
     weights = np.zeros((3, half + 1))
@@ -135,7 +135,7 @@ def trapezoidal_weights(spacing: float, half: int) -> Array:
     return weights
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add_squares(squares: Array, weight: float, y: float, d: float, s: float) -> None:
     squares[S] += weight * s * s
     squares[D] += weight * d * d
@@ -145,7 +145,7 @@ def _add_squares(squares: Array, weight: float, y: float, d: float, s: float) ->
     squares[YY] += weight * (y * y) * (y * y)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fold(y: Array, d: Array, s: Array, half: int, offset: float, even: Array, odd: Array, edges: Array) -> None:
     """Set f(x) + f(-x) of all functions, f(x) - f(-x) of those transformed, at nodes x >= 0, and end values squared."""
     for i in range(half + 1):
@@ -167,7 +167,7 @@ def fold(y: Array, d: Array, s: Array, half: int, offset: float, even: Array, od
     _add_squares(edges, 1.0, y2, d2, s2)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def mean_values(even: Array, weights: Array, means: Array) -> None:
     """Set the means (3, functions) by the three rules."""
     for rule in range(3):
@@ -178,7 +178,7 @@ def mean_values(even: Array, weights: Array, means: Array) -> None:
             means[rule, f] = total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def nodal_error(means: Array, norms: Array, edges: Array, outermost: float) -> float:
     """Estimate the error of expectations relative to the norms: see `mehler.nodal_error`, and `pairs.transform`."""
     last = before = outside = 0.0
@@ -193,7 +193,7 @@ def nodal_error(means: Array, norms: Array, edges: Array, outermost: float) -> f
     return _SAFETY * last * ratio ** (1.0 + 0.75 * exponential) + 4.0 * outermost * outside
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def transform(even: Array, odd: Array, weights: Array, spacing: float, spectra: Array) -> None:
     """Set the Hermite coefficients of the transformed functions, of all points and views at once."""
     n = weights.shape[1]
@@ -215,7 +215,7 @@ def transform(even: Array, odd: Array, weights: Array, spacing: float, spectra: 
             now[i] = following
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def integrate(spectrum: Array, means: Array, sigma: float, norms: Array) -> None:
     """Set the spectra of sigma', sigma and sigma^2 from those of sigma'' and sigma' sigma and the means; all norms."""
     spectrum[D, 0], spectrum[Y, 0], spectrum[YY, 0] = means[0, D], means[0, Y], means[0, YY]
@@ -231,7 +231,7 @@ def integrate(spectrum: Array, means: Array, sigma: float, norms: Array) -> None
         norms[f] = math.sqrt(total)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def sum_series(first: Array, second: Array, powers: Array, values: Array, rests: Array) -> None:
     """Set the expectations of all pairs, and estimates of the rests of their series (`mehler.tail`)."""
     terms = len(powers)
@@ -253,7 +253,7 @@ def sum_series(first: Array, second: Array, powers: Array, values: Array, rests:
         values[j], rests[j] = total, fourth * ratio / (1.0 - ratio)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def sum_nodes(
     first: Array, second: Array, offsets: Array, opposite: bool, weights: Array, values: Array, norms: Array
 ) -> None:

@@ -21,7 +21,7 @@ _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
 _EXPONENT = -1.0 / 8.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _slope(y: Array, tau: float, kappa: float, sphere: bool, data: tuple[Array, ...], out: Array) -> None:
     """Set the rates of change of y = (R, Q, A, C, P) (docs/theory.md, sections 4, 5 and 9)."""
     features = (len(y) - 3) // 2
@@ -40,7 +40,7 @@ def _slope(y: Array, tau: float, kappa: float, sphere: bool, data: tuple[Array, 
     out[-1] = noise - 2.0 * M * y[-1]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _combine(y: Array, h: float, weights: Array, count: int, stages: Array, out: Array) -> None:
     """Set out = y + h * sum of weights * stages."""
     for i in range(len(y)):
@@ -50,7 +50,7 @@ def _combine(y: Array, h: float, weights: Array, count: int, stages: Array, out:
         out[i] = y[i] + h * total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _error_norm(h: float, y: Array, new: Array, stages: Array, E3: Array, E5: Array, rtol: float, atol: float) -> float:
     third = fifth = 0.0
     for i in range(len(y)):
@@ -66,7 +66,7 @@ def _error_norm(h: float, y: Array, new: Array, stages: Array, E3: Array, E5: Ar
     return h * fifth / math.sqrt((fifth + 0.01 * third) * len(y))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _scaled_norm(x: Array, y: Array, rtol: float, atol: float) -> float:
     total = 0.0
     for i in range(len(x)):
@@ -74,14 +74,14 @@ def _scaled_norm(x: Array, y: Array, rtol: float, atol: float) -> float:
     return math.sqrt(total / len(x))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _trial_step(y: Array, f: Array, end: float, rtol: float, atol: float) -> float:
     """Return a small step to see how fast the rates of change f vary (Hairer, Norsett and Wanner, section II.4)."""
     d0, d1 = _scaled_norm(y, y, rtol, atol), _scaled_norm(f, y, rtol, atol)
     return min(1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1, end)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _first_step(h0: float, y: Array, f: Array, change: Array, end: float, rtol: float, atol: float) -> float:
     """Return the first step, given the change of f over the trial step h0."""
     d1, d2 = _scaled_norm(f, y, rtol, atol), _scaled_norm(change, y, rtol, atol) / h0
@@ -89,7 +89,7 @@ def _first_step(h0: float, y: Array, f: Array, change: Array, end: float, rtol: 
     return min(100.0 * h0, h1, end)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _interpolate(x: float, y: Array, powers: Array, out: Array) -> None:
     """Set the dense output at the fraction x of a step from y."""
     for i in range(len(y)):
@@ -100,7 +100,7 @@ def _interpolate(x: float, y: Array, powers: Array, out: Array) -> None:
         out[i] = y[i] + total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _largest(y: Array) -> float:
     largest = 0.0
     for value in y:
@@ -109,7 +109,7 @@ def _largest(y: Array) -> float:
     return largest
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def integrate(
     start: Array,
     t: Array,
