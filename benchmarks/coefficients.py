@@ -28,8 +28,8 @@ NOISE = mv.augmentations.GaussianNoise(std=0.5, correlation=-0.6)
 NAMES = ("G", "Gbar", "H", "Lambda", "loss")
 
 
-def interleaved(candidates, turns=7, least=0.05):
-    """Return the shortest time of a call of each candidate, the candidates taking turns."""
+def interleaved(candidates, turns=60, least=0.002):
+    """Return the shortest time of a call of each candidate, the candidates taking short turns."""
     repeats, best = {}, dict.fromkeys(candidates, np.inf)
     for name, call in candidates.items():
         call()
