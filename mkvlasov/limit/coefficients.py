@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.bounded import relative_error
 from mkvlasov.limit.covariance import CovarianceLimit, Terms
 from mkvlasov.limit.custom import CustomLimit
+from mkvlasov.limit.line import LineKernel, evaluate_states, has_line_kernel, line_kernel
 from mkvlasov.limit.views import folded, view_law
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.hidden import HiddenNodes
@@ -92,6 +94,25 @@ class LimitCoefficients:
         """Accuracy wanted."""
         return self._rtol
 
+    def line_kernel(self) -> LineKernel | None:
+        """Return the compiled coefficients for loops that are compiled themselves, or None where there are none.
+
+        There are for one output, the covariance loss (centred or not, any batch) and the smooth activations of
+        `mkvlasov.activations` other than `Custom`. See `mkvlasov.limit.line.LineKernel` for what to do with them.
+
+        Returns
+        -------
+        LineKernel or None
+        """
+        return self._kernel
+
+    @cached_property
+    def _kernel(self) -> LineKernel | None:
+        problem = self._problem
+        if not has_line_kernel(problem):
+            return None
+        return line_kernel(problem, self._rtol, [self._nodes(order) for order in self._hidden_orders()])
+
     def __call__(self, Q: ArrayLike, R: ArrayLike, t: float = 0.0) -> Coefficients:
         """Return the coefficients at order parameters (Q, R) and time t.
 
@@ -117,22 +138,34 @@ class LimitCoefficients:
         Q, R = _checks.overlaps(Q, R, self._problem.outputs, self._problem.n_features)
         lead = Q.shape[:-2]
         flat_q, flat_r = Q.reshape(-1, *Q.shape[-2:]), R.reshape(-1, *R.shape[-2:])
-        terms, error = self._converge_hidden(flat_q, flat_r)
-        if not all(np.isfinite(part[0]).all() for part in terms):
+        if self._kernel is not None:
+            *parts, error = evaluate_states(self._kernel, flat_q, flat_r)
+        else:
+            terms, error = self._converge_hidden(flat_q, flat_r)
+            parts = [part[0] for part in terms]
+        if not all(np.isfinite(part).all() for part in parts):
             raise UnsupportedError(
                 f"the limit coefficients are not finite at Q = {flat_q.tolist()[0]}, R = {flat_r.tolist()[0]}: the "
                 f"activation {self._problem.activation!r} or the loss {self._problem.loss!r} is not finite where the "
                 "pre-activations have their weight"
             )
+        G, Gbar, H, Lambda, loss = parts
         rate = self._problem.rate(t)
         return Coefficients(
-            G=terms.G[0].reshape(Q.shape),
-            Gbar=terms.Gbar[0].reshape(Q.shape),
-            H=terms.H[0].reshape(R.shape),
-            Lambda=rate**2 * terms.Lambda[0].reshape(Q.shape),
-            loss=terms.loss[0].reshape(lead),
+            G=G.reshape(Q.shape),
+            Gbar=Gbar.reshape(Q.shape),
+            H=H.reshape(R.shape),
+            Lambda=rate**2 * Lambda.reshape(Q.shape),
+            loss=loss.reshape(lead),
             error=error.reshape(lead),
         )
+
+    def _hidden_orders(self) -> list[int]:
+        """Return the orders of the nodes of the hidden law that may be tried, one after the other."""
+        if self._problem.hidden.is_exact:
+            return [1]
+        few = [order for order in _HIDDEN_ORDERS if order**self._problem.n_features <= _HIDDEN_POINTS]
+        return list(_HIDDEN_ORDERS[: max(3, len(few))])
 
     def _nodes(self, order: int) -> HiddenNodes:
         """Return nodes of the hidden law, made once."""
@@ -143,12 +176,11 @@ class LimitCoefficients:
 
     def _converge_hidden(self, Q: Array, R: Array) -> tuple[Terms, Array]:
         """Raise the order of the nodes of a continuous hidden law until they suffice."""
-        if self._problem.hidden.is_exact:
-            return self._converge(Q, R, 1)
-        terms, error = self._converge(Q, R, _HIDDEN_ORDERS[0])
+        first, *orders = self._hidden_orders()
+        terms, error = self._converge(Q, R, first)
         left, before = np.arange(len(Q)), np.full(len(Q), np.inf)
-        for step, order in enumerate(_HIDDEN_ORDERS[1:]):
-            if not len(left) or (step > 1 and order**self._problem.n_features > _HIDDEN_POINTS):
+        for step, order in enumerate(orders):
+            if not len(left):
                 break
             finer, quadrature = self._converge(Q[left], R[left], order)
             change = _worst(Terms(*(_difference(f, c[:, left]) for f, c in zip(finer, terms, strict=True))))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.integrate import cumulative_trapezoid, solve_ivp
+from scipy.integrate import DOP853, cumulative_trapezoid, solve_ivp
 from tqdm import tqdm
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.limit.closure import require_closure
 from mkvlasov.limit.coefficients import Coefficients, LimitCoefficients
+from mkvlasov.limit.line import LineKernel
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution import Status
@@ -69,18 +70,17 @@ def solve_ode(
     rtol = _checks.number("rtol", rtol, minimum=1e-12, maximum=1e-2)
     progress = _checks.flag("progress", progress)
     started = time.perf_counter()
+    unit = replace(problem, learning_rate=1.0)
     with tqdm(total=float(t[-1]), desc="ODE", unit="t", disable=None if progress else True) as bar:
-        system = _ClosedSystem(problem, kappa, LimitCoefficients(problem, rtol=rtol))
-        fine = _integrate(system, initial, t, rtol, bar)
+        fine = _integrate(_ClosedSystem(problem, kappa, LimitCoefficients(unit, rtol=rtol)), initial, t, rtol, bar)
     looser = min(_LOOSER * rtol, 1e-2)
-    system = _ClosedSystem(problem, kappa, LimitCoefficients(problem, rtol=looser))
-    coarse = _integrate(system, initial, t, looser, None)
+    coarse = _integrate(_ClosedSystem(problem, kappa, LimitCoefficients(unit, rtol=looser)), initial, t, looser, None)
     return _solution(problem, initial, fine, coarse, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
 class _ClosedSystem:
-    """Right-hand side for the state (R, Q, A, C, P)."""
+    """Right-hand side for the state (R, Q, A, C, P); the coefficients are those for a learning rate of one."""
 
     problem: Problem
     kappa: float
@@ -106,30 +106,26 @@ class _ClosedSystem:
 
     def __call__(self, t: float, y: Array) -> Array:
         R, Q, A, C, P = self.unpack(y)
-        c = self.coefficients(Q, R, t)
-        M, force = self._linear_drift(c, Q, R, t)
+        c, tau = self.coefficients(Q, R), self.problem.rate(t)
+        M, force, Lambda = tau * (c.G + self.kappa * np.eye(len(Q))), tau * c.H, tau**2 * c.Lambda
+        if self.problem.constraint == "sphere":
+            free = np.diagonal(_lyapunov(M, Q, Lambda) - 2.0 * force @ R.T)
+            M = M + np.diag(0.5 * free / np.diagonal(Q))
         return self.pack(
             -M @ R - force,
-            _lyapunov(M, Q, c.Lambda) - force @ R.T - R @ force.T,
+            _lyapunov(M, Q, Lambda) - force @ R.T - R @ force.T,
             -M @ A,
             -M @ C - force,
-            _lyapunov(M, P, c.Lambda),
+            _lyapunov(M, P, Lambda),
         )
 
-    def _linear_drift(self, c: Coefficients, Q: Array, R: Array, t: float) -> tuple[Array, Array]:
-        """Return M and tau H of the drift - M w - tau H a."""
-        tau = self.problem.rate(t)
-        M, force = tau * (c.G + self.kappa * np.eye(len(Q))), tau * c.H
-        if self.problem.constraint == "sphere":
-            free = np.diagonal(_lyapunov(M, Q, c.Lambda) - 2.0 * force @ R.T)
-            M = M + np.diag(0.5 * free / np.diagonal(Q))
-        return M, force
-
-    def terms(self, c: Coefficients, Q: Array, R: Array, t: float) -> float:
-        """Return the size of the terms of dQ/dt and dR/dt, to which the error of the coefficients is relative."""
-        tau = self.problem.rate(t)
-        parts = (np.abs(c.G) @ np.abs(Q), np.abs(c.H) @ np.abs(R).T, np.abs(c.G) @ np.abs(R), np.abs(c.H))
-        return float(tau * sum(part.max() for part in parts) + np.abs(c.Lambda).max())
+    def terms(self, c: Coefficients, Q: Array, R: Array, t: Array) -> Array:
+        """Return the sizes (T,) of the terms of dQ/dt and dR/dt, to which the error of the coefficients is relative."""
+        tau = np.array([self.problem.rate(s) for s in t])
+        G, H, R = np.abs(c.G), np.abs(c.H), np.abs(R)
+        parts = (G @ np.abs(Q), H @ R.mT, G @ R, H)
+        drift = sum(part.max(axis=(-2, -1)) for part in parts)
+        return np.asarray(tau * drift + tau**2 * np.abs(c.Lambda).max(axis=(-2, -1)))
 
 
 def _lyapunov(M: Array, X: Array, Lambda: Array) -> Array:
@@ -147,6 +143,35 @@ class _Trajectory:
 
 def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float, bar: tqdm | None) -> _Trajectory:
     start = system.start(initial)
+    if t[-1] == 0.0:
+        return _Trajectory(system, t, start[None], 0, Status(True, "nothing to integrate: the only time is 0"))
+    kernel = system.coefficients.line_kernel() if system.problem.rate_is_constant else None
+    if kernel is not None:
+        return _integrate_compiled(system, kernel, start, t, rtol)
+    return _integrate_python(system, start, t, rtol, bar)
+
+
+def _integrate_compiled(system: _ClosedSystem, kernel: LineKernel, start: Array, t: Array, rtol: float) -> _Trajectory:
+    """Integrate one output with compiled coefficients in one compiled loop."""
+    from mkvlasov.solvers import ode_kernels
+
+    problem, method = system.problem, DOP853
+    tableau = (method.A, method.B, method.E3, method.E5, method.D, method.A_EXTRA)
+    states, found, evaluations, ended, reached, largest = ode_kernels.integrate(
+        start, np.array(t), rtol, 0.01 * rtol, DIVERGED, tuple(np.array(part, order="C") for part in tableau),
+        problem.rate(0.0), system.kappa, problem.constraint == "sphere", kernel.data,
+    )  # fmt: skip
+    if ended == ode_kernels.REACHED:
+        status = Status(True, f"reached t = {t[-1]:g}")
+    elif ended == ode_kernels.DIVERGED:
+        status = _diverged(reached)
+    else:
+        status = _blown_up(reached, largest)
+    return _Trajectory(system, t[:found], states[:found], int(evaluations), status)
+
+
+def _integrate_python(system: _ClosedSystem, start: Array, t: Array, rtol: float, bar: tqdm | None) -> _Trajectory:
+    """Integrate any problem with scipy's driver."""
     rate: Callable[[float, Array], Array] = system
 
     reached = [0.0, 0.0]  # time and largest entry, for the message of a run that ends early
@@ -161,8 +186,6 @@ def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float
         return float(DIVERGED - np.abs(y).max())
 
     diverged.terminal = True  # type: ignore[attr-defined]
-    if t[-1] == 0.0:
-        return _Trajectory(system, t, start[None], 0, Status(True, "nothing to integrate: the only time is 0"))
     with np.errstate(over="ignore", invalid="ignore"):
         result = solve_ivp(
             watched, (0.0, t[-1]), start, method="DOP853", t_eval=t, rtol=rtol, atol=0.01 * rtol, events=diverged
@@ -171,12 +194,19 @@ def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float
     if result.status == 0:
         status = Status(True, f"reached t = {t[-1]:g}")
     elif result.status == 1 and result.t_events is not None:
-        status = Status(False, f"diverged: an overlap exceeded {DIVERGED:g} at t = {result.t_events[0][0]:.6g}")
+        status = _diverged(result.t_events[0][0])
     else:
-        # Growth faster than any exponential ends in finite time, before any bound is reached.
-        message = f"blow-up: the step size underflowed at t = {reached[0]:.6g}, with an overlap of {reached[1]:.3g}"
-        status = Status(False, message)
+        status = _blown_up(*reached)
     return _Trajectory(system, np.asarray(result.t), states, int(result.nfev), status)
+
+
+def _diverged(t: float) -> Status:
+    return Status(False, f"diverged: an overlap exceeded {DIVERGED:g} at t = {t:.6g}")
+
+
+def _blown_up(t: float, largest: float) -> Status:
+    # Growth faster than any exponential ends in finite time, before any bound is reached.
+    return Status(False, f"blow-up: the step size underflowed at t = {t:.6g}, with an overlap of {largest:.3g}")
 
 
 def _solution(
@@ -188,19 +218,19 @@ def _solution(
     differences = np.full_like(fine.states, np.inf)
     differences[:common] = np.abs(fine.states[:common] - coarse.states[:common])
     R_error, Q_error, *_ = fine.system.unpack(differences)
-    at_times = [fine.system.coefficients(q, r, s) for q, r, s in zip(Q, R, t, strict=True)]
+    at_times = fine.system.coefficients(Q, R)
     # The errors of the coefficients accumulate as a rate of error over time.
-    rates = np.array([c.error * fine.system.terms(c, q, r, s) for c, q, r, s in zip(at_times, Q, R, t, strict=True)])
+    rates = at_times.error * fine.system.terms(at_times, Q, R, t)
     accumulated = cumulative_trapezoid(rates, t, initial=0) if n else np.zeros(0)
     R_error, Q_error = R_error + accumulated[:, None, None], Q_error + accumulated[:, None, None]
     return OdeSolution(
         route="ode", problem=problem, initial=initial, t=t, Q=Q, R=R, Q_error=Q_error, R_error=R_error,
         Q_stderr=np.zeros_like(Q), R_stderr=np.zeros_like(R),
-        loss=np.array([float(c.loss) for c in at_times]), loss_stderr=np.zeros(n), status=fine.ended,
+        loss=at_times.loss, loss_stderr=np.zeros(n), status=fine.ended,
         stats={
             "evaluations": fine.evaluations,
             "error_estimate": float(max(R_error.max(initial=0.0), Q_error.max(initial=0.0))),
-            "coefficient_error": max((float(c.error) for c in at_times), default=0.0),
+            "coefficient_error": float(at_times.error.max(initial=0.0)),
             "seconds": seconds,
         },
         A=A, C=C, P=P,
