@@ -24,9 +24,9 @@ _REACH = 8.5
 class Density:
     """A density p(w | a) on points of the line.
 
-    Averages are sums over the points; in between, the density is interpolated monotonically and scaled to the mass of
-    that sum, so that the distribution function increases from 0 to it (negative values, which an accurate method may
-    leave where the density vanishes, count as zero there).
+    Averages are sums over the points; in between, the density is interpolated by limited cubics and scaled to the mass
+    of that sum, so that the distribution function increases from 0 to it (negative values, which an accurate method
+    may leave where the density vanishes, count as zero there).
 
     Attributes
     ----------
