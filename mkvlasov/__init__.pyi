@@ -4,7 +4,9 @@ from .errors import ClosureError as ClosureError
 from .errors import InvalidInput as InvalidInput
 from .errors import MkvlasovError as MkvlasovError
 from .errors import UnsupportedError as UnsupportedError
+from .plotting.animation import animate_density as animate_density
 from .plotting.densities import plot_densities as plot_densities
+from .plotting.maps import plot_density_map as plot_density_map
 from .plotting.trajectories import plot_solutions as plot_solutions
 from .problem import activations as activations
 from .problem import augmentations as augmentations
@@ -15,6 +17,8 @@ from .problem import losses as losses
 from .problem import regularizers as regularizers
 from .problem import schedules as schedules
 from .problem.contrastive import Problem as Problem
+from .reduction.closure_defect import ClosureDefect as ClosureDefect
+from .reduction.closure_defect import closure_defect as closure_defect
 from .reduction.system import ReducedSystem as ReducedSystem
 from .reduction.system import reduce as reduce
 from .solvers.ode import solve_ode as solve_ode

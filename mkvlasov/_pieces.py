@@ -109,6 +109,8 @@ def _argument(path: str, value: Any, parameter: inspect.Parameter, kind: str, fo
     """Read one argument: functions by name, tables as pieces of the same kind (components of a mixture)."""
     if "Callable" in str(parameter.annotation):
         return _imported(path, value, folder)
+    if parameter.annotation == "Schedule":
+        return read_piece(path, value, kind=kind, folder=folder)
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         return [_build(f"{path}[{i}]", item, kind, folder) for i, item in enumerate(value)]
     if isinstance(value, Mapping):

@@ -104,6 +104,20 @@ def reduce(problem: str) -> None:
 
 
 @cli.command()
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", default=".", metavar="DIR", help="Folder of the figures (default: the present one).")
+def plot(file: str, output: str) -> None:
+    """Draw the figures of a saved result: order parameters, densities, and densities over time in colours.
+
+    FILE is what `mkvlasov solve -o FILE` or Solution.save wrote.
+    """
+    from mkvlasov.plotting.saved import save_figures
+
+    for path in save_figures(mv.load(file), output, name=Path(file).stem):
+        click.echo(path)
+
+
+@cli.command()
 @click.argument("name", required=False, metavar="[NAME]")
 def examples(name: str | None) -> None:
     """List the built-in problems, or print the file of one."""

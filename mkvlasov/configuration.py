@@ -150,6 +150,17 @@ def from_table(table: Mapping[str, Any], *, name: str = "", folder: Path | None 
         Where modules of functions are looked for, after the usual places.
     """
     known_keys("", table, ["problem", "initial", "run"])
+    problem = problem_from_table(table, folder=folder)
+    initial = check_initial(
+        read_piece("initial", table.get("initial", Nothing()), kind="initial", folder=folder), problem
+    )
+    options = _table("run", table.get("run", {}))
+    known_keys("run", options, [f.name for f in fields(RunOptions)])
+    return ProblemFile(problem, initial, RunOptions(**options), name)
+
+
+def problem_from_table(table: Mapping[str, Any], *, folder: Path | None = None) -> Problem:
+    """Return what the table "problem" of a problem file says; `folder` as for `from_table`."""
     given = _table("problem", table.get("problem", Nothing()))
     parameters = inspect.signature(Problem).parameters
     known_keys("problem", given, list(parameters))
@@ -159,15 +170,9 @@ def from_table(table: Mapping[str, Any], *, name: str = "", folder: Path | None 
         for key, value in given.items()
     }
     try:
-        problem = Problem(**arguments)
+        return Problem(**arguments)
     except InvalidInput as error:
         raise error.within("problem") from None
-    initial = check_initial(
-        read_piece("initial", table.get("initial", Nothing()), kind="initial", folder=folder), problem
-    )
-    options = _table("run", table.get("run", {}))
-    known_keys("run", options, [f.name for f in fields(RunOptions)])
-    return ProblemFile(problem, initial, RunOptions(**options), name)
 
 
 def to_table(problem: Problem, initial: InitialLaw, run: RunOptions | None = None) -> dict[str, Any]:
@@ -178,17 +183,21 @@ def to_table(problem: Problem, initial: InitialLaw, run: RunOptions | None = Non
     InvalidInput
         If a function or an object of the user's cannot be named as "module:name" (a lambda, for example).
     """
-    table = {
+    table = {**problem_to_table(problem), "initial": write_piece("initial", initial, "initial")}
+    if run is not None:
+        table["run"] = {f.name: getattr(run, f.name) for f in fields(run)}
+    return table
+
+
+def problem_to_table(problem: Problem) -> dict[str, Any]:
+    """Return the table "problem" of a problem file; raises like `to_table`."""
+    return {
         "problem": {
             f.name: write_piece(f"problem.{f.name}", getattr(problem, f.name), f.name)
             for f in fields(problem)
             if getattr(problem, f.name) is not None
-        },
-        "initial": write_piece("initial", initial, "initial"),
+        }
     }
-    if run is not None:
-        table["run"] = {f.name: getattr(run, f.name) for f in fields(run)}
-    return table
 
 
 def to_toml(problem: Problem, initial: InitialLaw, run: RunOptions | None = None) -> str:

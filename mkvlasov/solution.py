@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mkvlasov import _checks
-from mkvlasov._typing import Array
+from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.density import Density as Density
 from mkvlasov.errors import InvalidInput
 from mkvlasov.order_parameters import cosine_error, cosine_similarity, readout_alignment
 from mkvlasov.problem.contrastive import Problem
@@ -109,6 +110,15 @@ class Solution:
         """Cosine between each feature and the best linear read-out of the outputs, shape (T, K)."""
         return readout_alignment(self.Q, self.R)
 
+    @property
+    def final(self) -> InitialLaw:
+        """The law of the weights at the last time: an initial law to go on from.
+
+        Time starts at 0 again, so a learning-rate schedule goes on as `schedules.Continued`. The errors of what follows
+        do not include those of this solution.
+        """
+        raise NotImplementedError
+
     def time_index(self, t: float) -> int:
         """Return the index of a stored time; raises `InvalidInput` for a time that was not stored."""
         return stored_index("t", t, self.t)
@@ -134,6 +144,18 @@ class Solution:
 
         return plot_densities([self], times)
 
+    def plot_density_map(self, loadings: ArrayLike | None = None) -> Figure:
+        """Draw p(w | a) over time in colours, a panel per loading: those given, (L, K), or the likeliest ones."""
+        from mkvlasov.plotting.maps import plot_density_map
+
+        return plot_density_map(self, loadings)
+
+    def animate_density(self, path: str | Path, *, loadings: ArrayLike | None = None, seconds: float = 8.0) -> Path:
+        """Write an animation of p(w | a) to a GIF or MP4 file; returns its path."""
+        from mkvlasov.plotting.animation import animate_density
+
+        return animate_density([self], path, loadings=loadings, seconds=seconds)
+
     def to_xarray(self) -> xarray.Dataset:
         """Return everything as a labelled dataset."""
         from mkvlasov.storage import to_xarray
@@ -155,16 +177,3 @@ def stored_index(field: str, t: float, stored: Array) -> int:
         if abs(stored[index] - t) <= 1e-9 * max(1.0, abs(t)):
             return index
     raise InvalidInput(field, t, f"one of the stored times {np.array2string(stored, precision=6, threshold=12)}")
-
-
-@dataclass(frozen=True)
-class Density:
-    """A density p(w | a) on points of the line.
-
-    Attributes
-    ----------
-    w, p : ndarray, shape (n,)
-    """
-
-    w: Array
-    p: Array

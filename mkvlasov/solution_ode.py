@@ -8,9 +8,12 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.density import Density, density_of_law
 from mkvlasov.errors import InvalidInput
-from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solution import Density, Solution
+from mkvlasov.problem.conditional import ConditionalLaw, GaussianMixture
+from mkvlasov.problem.continued import Affine, on_constraint
+from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.solution import Solution
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -34,8 +37,18 @@ class OdeSolution(Solution):
     C: Array
     P: Array
 
-    def law(self, t: float, loading: ArrayLike) -> GaussianMixture:
-        """Return the exact law of w given the loading (K,) at a stored time: a mixture of Gaussians in R^m."""
+    @property
+    def final(self) -> InitialLaw:
+        """The exact law at the last time: an initial law to go on from, along any route."""
+        if not len(self.t):
+            raise InvalidInput("final", self.status.message, "a solution that reached a time")
+        return on_constraint(Affine(self.initial, self.A[-1], self.C[-1], self.P[-1]), self.problem)
+
+    def law(self, t: float, loading: ArrayLike) -> ConditionalLaw:
+        """Return the exact law of w given the loading (K,) at a stored time.
+
+        A `GaussianMixture` in R^m; after a start from densities in tables, those with the noise of the equation.
+        """
         i = self.time_index(t)
         k = self.R.shape[2]
         a = np.atleast_1d(_checks.array("loading", loading, ndim=(0, 1)))
@@ -53,7 +66,7 @@ class OdeSolution(Solution):
             One of the stored times.
         loading : float or array, shape (K,)
         w : array, shape (n,), optional
-            Where; by default 801 points that cover all components by eight standard deviations.
+            Where; by default 801 points that cover all components to a mass of 1e-15.
 
         Raises
         ------
@@ -62,13 +75,9 @@ class OdeSolution(Solution):
             density.
         """
         law = self.law(t, loading)
-        if law.means.shape[1] != 1:
-            raise InvalidInput("outputs", law.means.shape[1], "1 (for more outputs use the mixture that law() gives)")
-        mean, std = law.means[:, 0], np.sqrt(law.covariances[:, 0, 0])
-        if (std == 0.0).any():
+        m = self.R.shape[1]
+        if m != 1:
+            raise InvalidInput("outputs", m, "1 (for more outputs use the law that law() gives)")
+        if isinstance(law, GaussianMixture) and not law.is_smooth:
             raise InvalidInput("t", t, "a time at which the law has a density (here part of it is a point mass)")
-        if w is None:
-            points = np.linspace((mean - 8.0 * std).min(), (mean + 8.0 * std).max(), 801)
-        else:
-            points = _checks.array("w", w, ndim=1)
-        return Density(points, law.pdf(points))
+        return density_of_law(law, None if w is None else _checks.array("w", w, ndim=1))

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.density import Density
 from mkvlasov.errors import InvalidInput
-from mkvlasov.solution import Density, Solution
+from mkvlasov.problem.continued import Tabulated, matching, on_constraint
+from mkvlasov.problem.contrastive import Problem
+from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.problem.loadings import LoadingNodes
+from mkvlasov.problem.tabulated import TabulatedLaw
+from mkvlasov.problem.value import Value
+from mkvlasov.solution import Solution
+
+_AT_EVERY_TIME = {
+    "t", "Q", "R", "Q_error", "R_error", "Q_stderr", "R_stderr", "loss", "loss_stderr",
+    "nodes", "densities", "quadrature", "density_error",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from mkvlasov.solvers.pde.task import Task
@@ -52,6 +65,47 @@ class PdeMethod(Protocol):
         """Return p(w | a) at a stored time for a loading (K,) that is not a node of the run."""
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class PdeEnd(Value):
+    """Where a PDE solution ended, as an initial law: its densities, on its loading nodes.
+
+    The law of the loadings is that of the solution. For a loading that is not a node of it the equation is solved along
+    the stored coefficients.
+
+    Attributes
+    ----------
+    solution : PdeSolution
+        With its last time alone.
+    """
+
+    solution: PdeSolution
+
+    @cached_property
+    def table(self) -> Tabulated:
+        """The densities at the end."""
+        end = self.solution
+        w, p, rule = end.nodes[-1], end.densities[-1], end.quadrature[-1]
+        return Tabulated(end.loading_points, end.loading_weights, w, p, rule)
+
+    def check(self, problem: Problem) -> None:
+        self.table.check(problem)
+        if problem.loadings != self.solution.problem.loadings:
+            raise InvalidInput("problem.loadings", problem.loadings, f"{self.solution.problem.loadings!r}, as before")
+
+    def overlaps(self, problem: Problem) -> tuple[Array, Array]:
+        return self.table.overlaps(problem)
+
+    def conditional(self, loading: Array, problem: Problem) -> TabulatedLaw:
+        density = self.solution.density(float(self.solution.t[-1]), loading)
+        return TabulatedLaw(density.w, density.p / float(density.weights @ density.p), density.weights)
+
+    def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
+        return self.table.loading_nodes(problem, order)
+
+    def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
+        return self.table.sample_rows(rng, n, problem)
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PdeSolution(Solution):
     """Order parameters and densities from the PDE; L loading nodes, n mesh nodes per loading.
@@ -84,6 +138,18 @@ class PdeSolution(Solution):
     method: PdeMethod
     rtol: float
 
+    @property
+    def final(self) -> InitialLaw:
+        """The densities at the last time: an initial law to go on from, along any route.
+
+        It keeps the loading nodes, so a run from it has no error of its own in them. Along the routes that draw, every
+        row gets one of these loadings.
+        """
+        if not len(self.t):
+            raise InvalidInput("final", self.status.message, "a solution that reached a time")
+        last: dict[str, Any] = {f.name: getattr(self, f.name)[-1:] for f in fields(self) if f.name in _AT_EVERY_TIME}
+        return on_constraint(PdeEnd(replace(self, **last)), self.problem)
+
     def density(self, t: float, loading: ArrayLike) -> Density:
         """Return p(w | a) at a stored time, on the nodes of the mesh.
 
@@ -111,7 +177,8 @@ class PdeSolution(Solution):
         a = np.atleast_1d(_checks.array("loading", loading, ndim=(0, 1)))
         if a.shape != (k,):
             raise InvalidInput("loading", loading, f"{k} number(s), one per feature")
-        near = np.flatnonzero(np.isclose(self.loading_points, a, rtol=0.0, atol=1e-9).all(axis=1))
+        near = matching(self.loading_points, a)
         if len(near):
-            return Density(self.nodes[index, near[0]], self.densities[index, near[0]])
+            at = index, near[0]
+            return Density(self.nodes[at], self.densities[at], self.quadrature[at])
         return self.method.density(self, t=float(self.t[index]), loading=a)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,11 +10,16 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
+from mkvlasov.density import applied, fractions_of, interval
 from mkvlasov.errors import InvalidInput
-from mkvlasov.order_parameters import cosine_similarity, readout_alignment
+from mkvlasov.order_parameters import cosine_similarity, orthonormalize, readout_alignment
+from mkvlasov.problem.continued import on_constraint
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.problem.initial import Empirical, InitialLaw
 from mkvlasov.solution import Solution, Status, stored_index
+
+_MOST_ATOMS = 256
+"""Laws of loadings with more atoms than this are treated as continuous."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,28 @@ class Histogram:
         """Middles of the bins, shape (bins,)."""
         return 0.5 * (self.edges[1:] + self.edges[:-1])
 
+    def mean_of(self, function: Callable[[Array], Array]) -> float:
+        """Return the mean of a function of w over the bins, taken at their middles."""
+        return float((self.density * np.diff(self.edges)) @ applied(function, self.centers))
+
+    def cdf(self, w: ArrayLike) -> Array:
+        """Return the mass of the bins to the left of w, of the same shape; linear within a bin."""
+        return np.asarray(np.interp(_checks.array("w", w), self.edges, self._cumulative))
+
+    def quantile(self, q: ArrayLike) -> Array:
+        """Return the weights with the fractions q of the mass of the bins to their left; linear within a bin."""
+        fractions = fractions_of("q", q)
+        filled = np.concatenate([[True], self.density > 0.0])
+        return np.asarray(np.interp(fractions * self._cumulative[-1], self._cumulative[filled], self.edges[filled]))
+
+    def mass(self, low: float, high: float) -> float:
+        """Return the mass between two weights; with edges there (``bins=[low, high]``) it has the error of its bin."""
+        return float(np.diff(self.cdf(interval(low, high)))[0])
+
+    @property
+    def _cumulative(self) -> Array:
+        return np.concatenate([[0.0], np.cumsum(self.density * np.diff(self.edges))])
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class RunsSolution(Solution):
@@ -105,6 +132,43 @@ class RunsSolution(Solution):
     @property
     def readout_alignment(self) -> Array:
         return readout_alignment(self.runs.Q, self.runs.R).mean(axis=1)
+
+    @property
+    def final(self) -> InitialLaw:
+        """The weights of all runs at the last time: an initial law to go on from, along any route.
+
+        Where the law of the loadings has atoms, each keeps its probability, shared equally by the rows that drew it;
+        otherwise the loadings of a run are those that it used, orthonormalized.
+
+        Raises
+        ------
+        InvalidInput
+            Unless the last time is among the snapshots.
+        """
+        t = float(self.t[-1]) if len(self.t) else 0.0
+        try:
+            index = stored_index("final", t, self.snapshots.t)
+        except InvalidInput:
+            allowed = f"a solution with the weights at its last time (simulate with snapshots=[..., {t:g}])"
+            raise InvalidInput("final", self.status.message, allowed) from None
+        drawn = self.snapshots.loadings
+        m, k = self.problem.outputs, self.problem.n_features
+        weights = self.snapshots.weights[index].reshape(-1, m)
+        chances = self._atom_shares(drawn.reshape(-1, k))
+        loadings = drawn if chances is not None else orthonormalize(drawn)
+        return on_constraint(Empirical(weights, loadings.reshape(-1, k), chances), self.problem)
+
+    def _atom_shares(self, drawn: Array) -> Array | None:
+        """Return the probability of every row if the law of the loadings has few atoms and all were drawn."""
+        found, which = np.unique(drawn, axis=0, return_inverse=True)
+        if max(len(found), 2 ** drawn.shape[1]) > _MOST_ATOMS:
+            return None
+        points, probabilities = self.initial.loading_nodes(self.problem, 2)
+        order = np.lexsort(points.T[::-1])
+        if found.shape != points.shape or np.abs(found - points[order]).max() > 1e-9:
+            return None
+        shares = probabilities[order] / np.bincount(which.ravel())
+        return np.asarray(shares[which.ravel()])
 
     def histogram(
         self, t: float, loading: ArrayLike | None = None, bins: int | ArrayLike = 80, output: int = 0

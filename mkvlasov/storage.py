@@ -2,7 +2,8 @@
 
 Storage knows no route: a solution is a tree of dataclasses whose leaves are arrays, numbers, text, mappings and tuples.
 Arrays become variables named by their path in the tree ("Q", "runs.Q"); the tree itself, with everything small, is kept
-as JSON in the attribute "structure"; the problem as the text of a problem file in the attribute "problem".
+as JSON in the attribute "structure"; the problem as the text of a problem file in the attribute "problem". Initial laws
+that no problem file can hold (where another solution ended, large samples) are part of the tree.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from typing import Any
 import h5netcdf
 import numpy as np
 import scipy
+import tomli_w
 import xarray
 
 from mkvlasov._typing import Array
-from mkvlasov.configuration import from_table, to_toml
+from mkvlasov.configuration import from_table, problem_from_table, problem_to_table, to_toml
 from mkvlasov.errors import InvalidInput
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import InitialLaw, check_initial
+from mkvlasov.problem.initial import Empirical, InitialLaw, check_initial
 from mkvlasov.solution import Solution
 
 _FORMAT = 2
 """Raised when files written earlier can no longer be read."""
+
+_MOST_ROWS = 10_000
+"""Samples of more rows are stored as arrays, not as text."""
 
 _PER_TIME = {"Q": ("output", "output_"), "R": ("output", "feature"), "loss": ()}
 _DIMENSIONS: dict[str, tuple[str, ...]] = {
@@ -89,6 +94,7 @@ def to_xarray(solution: Solution) -> xarray.Dataset:
     """
     arrays: dict[str, Array] = {}
     structure = _flatten("", solution, arrays, skip=("problem", "initial"))
+    source = _source(solution, structure, arrays)
     m, k = solution.R.shape[1:]
     sizes = {"time": len(solution.t), "output": m, "output_": m, "feature": k}
     variables = {name: _variable(name, values, sizes) for name, values in arrays.items() if name != "t"}
@@ -103,14 +109,33 @@ def to_xarray(solution: Solution) -> xarray.Dataset:
         "versions": json.dumps(_versions()),
         "format": _FORMAT,
         "structure": json.dumps(structure),
+        **source,
     }
-    try:
-        attributes["problem"] = to_toml(solution.problem, solution.initial)
-    except InvalidInput as error:
-        attributes["problem_note"] = f"not stored: {error}"
-        attributes["problem_printed"] = f"{solution.problem!r}\n{solution.initial!r}"
     coordinates = {"time": time, "output": np.arange(m), "output_": np.arange(m), "feature": np.arange(k)}
     return xarray.Dataset(variables, coordinates, attributes)
+
+
+def _source(solution: Solution, structure: dict[str, Any], arrays: dict[str, Array]) -> dict[str, str]:
+    """Return the attributes that hold problem and initial law; a law that is no matter for text goes to the arrays."""
+    problem, initial = solution.problem, solution.initial
+    try:
+        if not (isinstance(initial, Empirical) and len(initial.weights) > _MOST_ROWS):
+            return {"problem": to_toml(problem, initial)}
+    except InvalidInput as error:
+        note = str(error)
+    inside: dict[str, Array] = {}
+    try:
+        law = _flatten("initial", initial, inside)
+        text = tomli_w.dumps(problem_to_table(problem))
+    except InvalidInput as error:
+        note = str(error)
+    except TypeError:
+        pass
+    else:
+        structure["fields"]["initial"] = law
+        arrays.update(inside)
+        return {"problem": text}
+    return {"problem_note": f"not stored: {note}", "problem_printed": f"{problem!r}\n{initial!r}"}
 
 
 def save(solution: Solution, path: str | Path) -> None:
@@ -171,16 +196,20 @@ def load(path: str | Path, *, problem: Problem | None = None, initial: InitialLa
 
 def _load(path: str | Path, problem: Problem | None, initial: InitialLaw | None) -> Solution:
     dataset = _open(Path(path))
-    if problem is None or initial is None:
-        stored = _stored_problem(dataset, path)
-        problem, initial = problem or stored[0], initial or stored[1]
-    check_initial(initial, problem)
+    structure = json.loads(dataset.attrs["structure"])
     arrays = {str(name): np.asarray(variable.values) for name, variable in dataset.variables.items()}
     arrays["t"] = arrays.pop("time")
+    law = structure["fields"].pop("initial", None)
+    if initial is None and law is not None:
+        initial = _rebuild(law, arrays)
+    if problem is None or initial is None:
+        stored = _stored_problem(dataset, path, with_initial=initial is None)
+        problem, initial = problem or stored[0], initial or stored[1]
+    check_initial(initial, problem)
     shape = arrays["R"].shape[1:]
     if shape != (problem.outputs, problem.n_features):
         raise InvalidInput("problem", problem, f"a problem with {shape[0]} output(s) and {shape[1]} feature(s)")
-    solution = _rebuild(json.loads(dataset.attrs["structure"]), arrays, {"problem": problem, "initial": initial})
+    solution = _rebuild(structure, arrays, {"problem": problem, "initial": initial})
     assert isinstance(solution, Solution)
     return solution
 
@@ -205,14 +234,19 @@ def _open(path: Path) -> xarray.Dataset:
     return dataset
 
 
-def _stored_problem(dataset: xarray.Dataset, path: str | Path) -> tuple[Problem, InitialLaw]:
+def _stored_problem(
+    dataset: xarray.Dataset, path: str | Path, *, with_initial: bool
+) -> tuple[Problem, InitialLaw | None]:
     advice = "; pass problem=... and initial=... to load, nothing else is missing"
     field, value = "path", str(path)
     if "problem" not in dataset.attrs:
         note = dataset.attrs["problem_note"]
         raise InvalidInput(field, value, f"a file with its problem ({note}){advice}")
     try:
-        content = from_table(tomllib.loads(dataset.attrs["problem"]))
+        table = tomllib.loads(dataset.attrs["problem"])
+        if not with_initial:
+            return problem_from_table(table), None
+        content = from_table(table)
     except InvalidInput as error:
         raise InvalidInput(field, value, f"a file with a readable problem ({error}){advice}") from None
     return content.problem, content.initial
@@ -241,6 +275,8 @@ def _flatten(path: str, value: Any, arrays: dict[str, Array], *, skip: tuple[str
     if isinstance(value, np.ndarray):
         arrays[path] = value
         return {"array": path}
+    if isinstance(value, Problem):
+        return problem_to_table(value)
     if is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         inside = {
@@ -266,6 +302,8 @@ def _rebuild(node: Any, arrays: Mapping[str, Array], given: Mapping[str, Any] | 
         return node
     if "array" in node:
         return arrays[node["array"]]
+    if "problem" in node:
+        return problem_from_table(node)
     if "mapping" in node:
         return {key: _rebuild(item, arrays) for key, item in node["mapping"].items()}
     if "tuple" in node:

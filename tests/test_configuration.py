@@ -58,13 +58,19 @@ PIECES = {
         mv.augmentations.RandomMask(0.5, 0.0),
     ],
     "loss": [mv.losses.Covariance(0.5, False), mv.losses.Custom(np.hypot)],
-    "learning_rate": [mv.schedules.ExponentialDecay(1.0, 2.0, 0.1), mv.schedules.PowerDecay(1.0, 2.0, 0.5)],
+    "learning_rate": [
+        mv.schedules.ExponentialDecay(1.0, 2.0, 0.1),
+        mv.schedules.PowerDecay(1.0, 2.0, 0.5),
+        mv.schedules.Continued(mv.schedules.PowerDecay(1.0, 2.0), 3.0),
+        mv.schedules.Continued(np.exp, 3.0),
+    ],
     "initial": [
         mv.initial.Gaussian(2.0, [0.3, 0.1]),
         mv.initial.Gaussian([[2.0]], [[0.3, 0.1]]),
         mv.initial.Point(1.0),
         mv.initial.Mixture([0.25, 0.75], [mv.initial.Point([0.5]), mv.initial.Gaussian(1.0, 0.0)]),
         mv.initial.Empirical([1.0, 2.0, 3.0, 4.0], IDENTITY_ROWS),
+        mv.initial.Empirical([1.0, 2.0, 3.0, 4.0], IDENTITY_ROWS, [0.25, 0.25, 0.25, 0.25]),
     ],
 }
 CASES = [(kind, piece) for kind, pieces in PIECES.items() for piece in pieces]

@@ -1,7 +1,8 @@
 """Initial laws: the distribution of a row of weights w in R^m given its loading a in R^K, at t = 0.
 
 Given the loading, every law here is a finite mixture of Gaussians (point masses included), so the exact solution
-under L2 regularization is one as well (docs/theory.md, section 5).
+under L2 regularization is one as well (docs/theory.md, section 5). Laws to continue from, where a solution ended, are
+in `continued`.
 """
 
 from __future__ import annotations
@@ -11,74 +12,19 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from scipy import special
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput
 from mkvlasov.order_parameters import square_root
+from mkvlasov.problem.conditional import ConditionalLaw as ConditionalLaw
+from mkvlasov.problem.conditional import GaussianMixture as GaussianMixture
+from mkvlasov.problem.continued import Affine as Affine
+from mkvlasov.problem.continued import Tabulated as Tabulated
+from mkvlasov.problem.continued import matching
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.loadings import LoadingNodes, check_identity, unique_rows
+from mkvlasov.problem.loadings import LoadingNodes, check_identity
 from mkvlasov.problem.value import Value
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class GaussianMixture(Value):
-    """Law of a vector in R^m: weights (J,), means (J, m), covariances (J, m, m), which may be singular."""
-
-    weights: Array
-    means: Array
-    covariances: Array
-
-    def affine(self, A: Array, shift: Array, P: Array) -> GaussianMixture:
-        """Return the law of A w + shift + N(0, P); A and P are (m, m), shift is (m,)."""
-        return GaussianMixture(self.weights, self.means @ A.T + shift, A @ self.covariances @ A.T + P)
-
-    def marginal(self, output: int) -> GaussianMixture:
-        """Return the law of one entry of the vector, as a mixture with m = 1."""
-        j = slice(output, output + 1)
-        return GaussianMixture(self.weights, self.means[:, j], self.covariances[:, j, j])
-
-    @property
-    def mean(self) -> Array:
-        """E[w], shape (m,)."""
-        return self.weights @ self.means
-
-    @property
-    def second_moment(self) -> Array:
-        """E[w w^T], shape (m, m)."""
-        return np.einsum("j,jab->ab", self.weights, self.covariances) + (self.weights * self.means.T) @ self.means
-
-    @property
-    def is_smooth(self) -> bool:
-        """Whether there is a smooth density, for m = 1: no point masses."""
-        return bool((self._scalar()[1] > 0.0).all())
-
-    def ends(self, tail: float) -> tuple[float, float]:
-        """Return an interval that holds all but at most the mass `tail` on either side, for m = 1."""
-        mean, std = self._scalar()
-        reach = -float(special.ndtri(tail))
-        return float((mean - reach * std).min()), float((mean + reach * std).max())
-
-    def pdf(self, w: Array) -> Array:
-        """Return the density at w (n,), for m = 1; components without variance are left out (they have none)."""
-        mean, std = self._scalar()
-        spread = std > 0.0
-        z = (w[:, None] - mean[spread]) / std[spread]
-        return np.exp(-0.5 * z * z) @ (self.weights[spread] / (np.sqrt(2.0 * np.pi) * std[spread]))
-
-    def cdf(self, w: Array) -> Array:
-        """Return the distribution function at w (n,), for m = 1."""
-        mean, std = self._scalar()
-        distance = w[:, None] - mean
-        z = np.where(std > 0.0, distance / np.where(std > 0.0, std, 1.0), np.where(distance >= 0.0, np.inf, -np.inf))
-        return special.ndtr(z) @ self.weights
-
-    def _scalar(self) -> tuple[Array, Array]:
-        if self.means.shape[1] != 1:
-            raise ValueError(f"densities on a line need one output, this law has {self.means.shape[1]}")
-        # An affine image of a point mass may have a variance of minus rounding.
-        return self.means[:, 0], np.sqrt(np.maximum(self.covariances[:, 0, 0], 0.0))
 
 
 @runtime_checkable
@@ -91,7 +37,7 @@ class InitialLaw(Protocol):
     def overlaps(self, problem: Problem) -> tuple[Array, Array]:
         """Return Q = E[w w^T] (m, m) and R = E[w a^T] (m, K)."""
 
-    def conditional(self, loading: Array, problem: Problem) -> GaussianMixture:
+    def conditional(self, loading: Array, problem: Problem) -> ConditionalLaw:
         """Return the law of w given the loading (K,)."""
 
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
@@ -280,10 +226,13 @@ class Empirical(Value):
     weights : array, shape (n, m), or (n,) for m = 1
     loadings : array, shape (n, K), or (n,) for K = 1
         With mean of a a^T equal to the identity to 1e-6.
+    probabilities : array, shape (n,), optional
+        Of the rows, summing to one; equal by default.
     """
 
     weights: Array
     loadings: Array
+    probabilities: Array | None = None
 
     def __post_init__(self) -> None:
         weights = _checks.array("initial.weights", self.weights, ndim=(1, 2))
@@ -292,9 +241,18 @@ class Empirical(Value):
         loadings = loadings[:, None] if loadings.ndim == 1 else loadings
         if len(weights) != len(loadings):
             raise InvalidInput("initial.loadings", self.loadings, f"{len(weights)} rows, like the weights")
-        check_identity("initial.loadings", loadings, np.full(len(loadings), 1.0 / len(loadings)))
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "loadings", loadings)
+        if self.probabilities is not None:
+            chances = _checks.probabilities("initial.probabilities", self.probabilities, len(weights))
+            object.__setattr__(self, "probabilities", chances)
+        check_identity("initial.loadings", loadings, self.row_probabilities)
+
+    @property
+    def row_probabilities(self) -> Array:
+        """Probability of every row, shape (n,)."""
+        n = len(self.weights)
+        return np.full(n, 1.0 / n) if self.probabilities is None else self.probabilities
 
     def check(self, problem: Problem) -> None:
         if self.weights.shape[1] != problem.outputs:
@@ -305,23 +263,29 @@ class Empirical(Value):
 
     def overlaps(self, problem: Problem) -> tuple[Array, Array]:
         self.check(problem)
-        n = len(self.weights)
-        return self.weights.T @ self.weights / n, self.weights.T @ self.loadings / n
+        weighted = (self.weights * self.row_probabilities[:, None]).T
+        return weighted @ self.weights, weighted @ self.loadings
 
     def conditional(self, loading: Array, problem: Problem) -> GaussianMixture:
         self.check(problem)
-        rows = self.weights[np.isclose(self.loadings, loading, rtol=0.0, atol=1e-9).all(axis=1)]
+        rows = matching(self.loadings, loading)
         if not len(rows):
             raise InvalidInput("loading", np.asarray(loading).tolist(), "a loading that occurs in the initial sample")
-        m = problem.outputs
-        return GaussianMixture(np.full(len(rows), 1.0 / len(rows)), rows, np.zeros((len(rows), m, m)))
+        chances, m = self.row_probabilities[rows], problem.outputs
+        return GaussianMixture(chances / chances.sum(), self.weights[rows], np.zeros((len(rows), m, m)))
 
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
-        return unique_rows(self.loadings)
+        points, which = np.unique(self.loadings, axis=0, return_inverse=True)
+        return LoadingNodes(
+            points, np.asarray(np.bincount(which.ravel(), weights=self.row_probabilities), dtype=np.float64)
+        )
 
     def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
         self.check(problem)
-        rows = rng.integers(0, len(self.weights), size=n)
+        if self.probabilities is None:
+            rows = rng.integers(0, len(self.weights), size=n)
+        else:
+            rows = rng.choice(len(self.weights), size=n, p=self.probabilities)
         return self.weights[rows], self.loadings[rows]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov.problem.value import Value
+
+Schedule = Callable[[float], float]
 
 
 def _positive(field: str, value: object) -> float:
@@ -46,3 +49,25 @@ class PowerDecay(Value):
 
     def __call__(self, t: float) -> float:
         return self.initial * (1.0 + t / self.timescale) ** -self.exponent
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Continued(Value):
+    """tau(t) = schedule(after + t): the schedule of a run that goes on from where another one ended, at time `after`.
+
+    Parameters
+    ----------
+    schedule : function of the time
+    after : float
+        Time at which the earlier run ended, not negative.
+    """
+
+    schedule: Schedule
+    after: float
+
+    def __post_init__(self) -> None:
+        _checks.function("learning_rate.schedule", self.schedule)
+        object.__setattr__(self, "after", _checks.number("learning_rate.after", self.after, minimum=0.0))
+
+    def __call__(self, t: float) -> float:
+        return self.schedule(self.after + t)

@@ -212,7 +212,7 @@ class ErfAverages:
         return self.names.define(name, sp.expand((1 + first) * (1 + second) - cross**2))
 
     def _define(self, meaning: sp.Expr) -> sp.Expr:
-        """Return a name for a polynomial of covariances; one that occurred before keeps its name, a plain symbol needs none."""
+        """Return a name for a polynomial of covariances: the old one if there is one; a plain symbol needs none."""
         if meaning.is_Symbol:
             return meaning
         for symbol, known in self.names.definitions.items():

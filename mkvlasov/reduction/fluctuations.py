@@ -30,6 +30,7 @@ from mkvlasov.limit.derivatives import ClosedRates
 from mkvlasov.limit.entries import Entries
 from mkvlasov.limit.increments import IncrementLaw, sphere_projection
 from mkvlasov.order_parameters import square_root
+from mkvlasov.problem.conditional import GaussianMixture
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import Empirical, InitialLaw, check_initial
 from mkvlasov.solvers.ode import solve_ode
@@ -171,8 +172,7 @@ def independent_start(problem: Problem, initial: InitialLaw) -> _Start:
 def _row_nodes(problem: Problem, initial: InitialLaw) -> tuple[Array, Array, Array]:
     """Return rows w (n, m), loadings a (n, K) and weights (n,) with the fourth moments of the initial law."""
     if isinstance(initial, Empirical):
-        n = len(initial.weights)
-        return initial.weights, initial.loadings, np.full(n, 1.0 / n)
+        return initial.weights, initial.loadings, initial.row_probabilities
     x, p = special.roots_hermitenorm(3)
     m = problem.outputs
     normals = np.array(list(itertools.product(x, repeat=m)))
@@ -180,6 +180,10 @@ def _row_nodes(problem: Problem, initial: InitialLaw) -> tuple[Array, Array, Arr
     rows, loadings, weights = [], [], []
     for a, weight in zip(*initial.loading_nodes(problem, 5), strict=True):
         law = initial.conditional(a, problem)
+        if not isinstance(law, GaussianMixture):
+            raise UnsupportedError(
+                f"fluctuations: the spread of a start is known for mixtures only, not for {initial!r}"
+            )
         for part, mean, covariance in zip(law.weights, law.means, law.covariances, strict=True):
             rows.append(mean + normals @ square_root(covariance))
             loadings.append(np.tile(a, (len(normals), 1)))

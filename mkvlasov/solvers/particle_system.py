@@ -15,9 +15,9 @@ import numpy as np
 from mkvlasov._typing import Array
 from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
-from mkvlasov.order_parameters import orthonormalize, square_root
+from mkvlasov.order_parameters import orthonormalize
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import Empirical, GaussianMixture, InitialLaw
+from mkvlasov.problem.initial import Empirical, InitialLaw
 from mkvlasov.solvers.particle_steps import Flow, LinearStep, exact_linear_step, move, split_regularizer
 
 Noise = Callable[[int, tuple[int, int]], Array]
@@ -246,7 +246,7 @@ def draw_particles(
             counts = np.bincount(which, minlength=len(atoms))
             _check_span(atoms[counts > 0], particles)
             weights = [
-                _sample_mixture(initial.conditional(atom, problem), int(count), rng)
+                initial.conditional(atom, problem).sample(rng, int(count))
                 for atom, count in zip(atoms, counts, strict=True)
             ]
             return np.concatenate(weights), np.repeat(atoms, counts, axis=0)
@@ -263,10 +263,3 @@ def _check_span(loadings: Array, particles: int) -> None:
             f"{particles} particles are too few for these loadings: those drawn do not span {features} feature(s); "
             "take more particles"
         )
-
-
-def _sample_mixture(law: GaussianMixture, count: int, rng: np.random.Generator) -> Array:
-    which = rng.choice(len(law.weights), size=count, p=law.weights)
-    roots = square_root(law.covariances)
-    normals = rng.standard_normal((count, law.means.shape[1]))
-    return law.means[which] + (roots[which] @ normals[..., None])[..., 0]

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array
+from mkvlasov.density import Density
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem.loadings import LoadingNodes
-from mkvlasov.solution import Density, Status
+from mkvlasov.solution import Status
 from mkvlasov.solution_pde import PdeSolution
 from mkvlasov.solvers.pde.accuracy import Errors, tolerance_errors
 from mkvlasov.solvers.pde.density import StoredRates

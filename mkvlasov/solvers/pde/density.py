@@ -6,8 +6,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from mkvlasov._typing import Array
+from mkvlasov.density import Density
 from mkvlasov.problem.loadings import LoadingNodes
-from mkvlasov.solution import Density
 from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
 from mkvlasov.solvers.pde.fluxes import Scheme, volumes
 from mkvlasov.solvers.pde.rates import Rates

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array
-from mkvlasov.solution import Density
+from mkvlasov.density import Density
 from mkvlasov.solution_pde import PdeMethod, PdeSolution
 from mkvlasov.solvers.pde.accuracy import doubled_steps
 from mkvlasov.solvers.pde.density import solve_density

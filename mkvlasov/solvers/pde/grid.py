@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from mkvlasov._typing import Array
-from mkvlasov.problem.initial import GaussianMixture
+from mkvlasov.problem.conditional import ConditionalLaw, GaussianMixture
 from mkvlasov.solvers.pde.fluxes import volumes
 
 TAIL = 1e-13
@@ -17,6 +17,10 @@ TAIL = 1e-13
 
 # A normal law has this mass beyond so many standard deviations.
 REACH = -float(special.ndtri(TAIL))
+
+
+_RESOLVED = 1e-3
+"""A density whose samples on a mesh sum to one so closely is resolved by it."""
 
 
 class Mesh(Protocol):
@@ -73,8 +77,23 @@ def equidistant(low: Array, high: Array, cells: int) -> Array:
     return low[:, None] * (1.0 - fraction) + high[:, None] * fraction
 
 
-def deposit(law: GaussianMixture, nodes: Array) -> Array:
-    """Return the masses (n,) that the law of one weight leaves on the nodes (n,).
+def deposit(law: ConditionalLaw, nodes: Array) -> Array:
+    """Return the masses (n,) that the law of one weight leaves on the nodes (n,)."""
+    mass = _deposit_mixture(law, nodes) if isinstance(law, GaussianMixture) else _deposit_density(law, nodes)
+    return mass / mass.sum()
+
+
+def _deposit_density(law: ConditionalLaw, nodes: Array) -> Array:
+    """Sample a density that the mesh resolves; else give every node the mass of its control volume."""
+    sampled = law.pdf(nodes) * volumes(np.diff(nodes)[None])[0]
+    if abs(sampled.sum() - 1.0) < _RESOLVED:
+        return sampled
+    edges = law.cdf(0.5 * (nodes[1:] + nodes[:-1]))
+    return np.diff(edges, prepend=0.0, append=1.0)
+
+
+def _deposit_mixture(law: GaussianMixture, nodes: Array) -> Array:
+    """Return the masses (n,), not scaled to one, that a mixture leaves on the nodes.
 
     Components that the mesh resolves are sampled at the nodes (the trapezoidal rule, spectrally accurate on smooth
     meshes) and rescaled to their exact mass; narrow ones and point masses are shared linearly between neighbours,
@@ -97,7 +116,7 @@ def deposit(law: GaussianMixture, nodes: Array) -> Array:
     if not resolved.all():
         narrow = ~resolved
         mass += _shared(nodes, spacing, inside[narrow], std[narrow]) @ law.weights[narrow]
-    return mass / mass.sum()
+    return mass
 
 
 def _shared(nodes: Array, spacing: Array, mean: Array, std: Array) -> Array:

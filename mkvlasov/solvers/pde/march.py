@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.problem.initial import GaussianMixture
+from mkvlasov.problem.conditional import ConditionalLaw
 from mkvlasov.solvers.pde.fluxes import Scheme, Tridiagonal, assemble
 from mkvlasov.solvers.pde.rates import RateFunction, Rates
 from mkvlasov.solvers.pde.steppers import STAGE, implicit_euler, limit_to_positive, tr_bdf2
@@ -61,7 +61,7 @@ class Equations:
         virial = np.einsum("ln,ln,ln->l", mass, nodes, self.slope(nodes))
         return np.concatenate([[self.weights @ second], mean @ self.loadings, [self.weights @ virial]])
 
-    def start(self, laws: Sequence[GaussianMixture]) -> Array:
+    def start(self, laws: Sequence[ConditionalLaw]) -> Array:
         """Return the moments of initial laws of w, one per loading; E[w phi'(w)] is left at zero."""
         mean = np.array([float(law.mean[0]) for law in laws])
         second = np.array([float(law.second_moment[0, 0]) for law in laws])

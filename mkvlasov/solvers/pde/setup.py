@@ -9,8 +9,9 @@ import numpy as np
 from mkvlasov._typing import Array
 from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
+from mkvlasov.problem.conditional import ConditionalLaw
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import GaussianMixture, InitialLaw
+from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solvers.pde.fluxes import Scheme
 from mkvlasov.solvers.pde.march import Equations
@@ -70,7 +71,7 @@ class Family:
     Attributes
     ----------
     equations : Equations
-    laws : list of GaussianMixture
+    laws : list of ConditionalLaw
         Initial law of w for every loading.
     kinks : tuple of float
         Where phi' jumps.
@@ -78,7 +79,7 @@ class Family:
     """
 
     equations: Equations
-    laws: list[GaussianMixture]
+    laws: list[ConditionalLaw]
     kinks: tuple[float, ...]
     largest: float
 

@@ -1,0 +1,104 @@
+"""Figures of densities show the masses that the solutions have."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mkvlasov as mv
+from mkvlasov.cli import main
+from mkvlasov.plotting.distributions import interval_masses
+from mkvlasov.plotting.loadings import shown_groups
+
+TIMES = np.array([0.0, 0.5, 1.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def solutions():
+    problem, initial = mv.read_problem("sparse")
+    pde = mv.solve_pde(problem, initial, t_eval=TIMES, progress=False)
+    options = {"t_eval": TIMES, "snapshots": TIMES, "runs": 3, "rng": 0, "progress": False}
+    sgd = mv.simulate_sgd(problem, initial, dimension=300, **options)
+    mfs = mv.simulate_particles(problem, initial, particles=1000, **options)
+    return pde, mfs, sgd
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """Gaussian loadings, two features, a start from a point: no density at t = 0."""
+    problem, _ = mv.read_problem("contrastive")
+    return mv.solve_ode(problem, mv.initial.Point(0.3), t_eval=TIMES, progress=False)
+
+
+def _meshes(figure):
+    return [ax.collections[0] for ax in figure.axes if ax.get_title(loc="left")]
+
+
+def test_a_map_shows_all_the_mass_at_every_time(solutions, exact):
+    for solution in (*solutions, exact):
+        for mesh in _meshes(solution.plot_density_map()):
+            w = np.asarray(mesh.get_coordinates())[:, 0, 1]
+            mass = np.diff(w) @ np.asarray(mesh.get_array())
+            assert mass.shape == TIMES.shape
+            np.testing.assert_allclose(mass, 1.0, atol=0.02)
+    assert len(_meshes(exact.plot_density_map())) == 3
+    assert len(_meshes(solutions[0].plot_density_map(loadings=[0.0]))) == 1
+
+
+def test_masses_of_the_routes_agree(solutions):
+    edges = np.array([-10.0, -0.5, -0.1, 0.1, 0.5, 10.0])
+    for group in shown_groups(solutions[0], None):
+        pde, mfs, sgd = (interval_masses(solution, 2.0, group, 0, edges) for solution in solutions)
+        np.testing.assert_allclose(mfs, pde, atol=0.08)
+        np.testing.assert_allclose(sgd, pde, atol=0.15)
+
+
+def test_an_animation_has_a_frame_for_every_time(solutions, tmp_path):
+    path = mv.animate_density(solutions, tmp_path / "film.gif", loadings=[0.0], seconds=2.0)
+    with Image.open(path) as film:
+        assert film.n_frames == len(TIMES)
+        frames = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            frames.append(np.asarray(film.convert("L"), dtype=float))
+    assert all(np.abs(a - b).max() > 50 for a, b in zip(frames[1:], frames[:-1], strict=True))
+
+
+def test_animations_say_what_they_need(solutions, tmp_path, monkeypatch):
+    pde = solutions[0]
+    with pytest.raises(mv.InvalidInput, match=r"\.gif or \.mp4"):
+        pde.animate_density(tmp_path / "film.avi")
+    with pytest.raises(mv.InvalidInput, match="existing folder"):
+        pde.animate_density(tmp_path / "missing" / "film.gif")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(mv.UnsupportedError, match="ffmpeg"):
+        pde.animate_density(tmp_path / "film.mp4")
+    with pytest.raises(mv.InvalidInput, match="loadings: got"):
+        pde.plot_density_map(loadings=np.zeros((2, 2)))
+    problem, initial = mv.read_problem("sparse")
+    sgd = mv.simulate_sgd(problem, initial, t_eval=[0.0], dimension=50, runs=1, progress=False)
+    with pytest.raises(mv.InvalidInput, match=r"snapshots=\[\.\.\.\]"):
+        sgd.plot_density_map()
+
+
+def test_loss_is_drawn_for_every_route(solutions):
+    figure = mv.plot_solutions(solutions)
+    panel = figure.axes[3]
+    assert "training loss" in panel.get_ylabel()
+    drawn = [np.asarray(line.get_ydata()) for line in panel.get_lines()]
+    for solution in solutions:
+        assert any(len(y) == len(TIMES) and np.allclose(y, solution.loss) for y in drawn)
+
+
+def test_the_command_draws_a_saved_result(solutions, tmp_path, capsys):
+    expected = {"order_parameters", "densities", "density_map"}
+    for solution in (solutions[0], solutions[2]):
+        solution.save(tmp_path / "run.nc")
+        with pytest.raises(SystemExit) as end:
+            main(["plot", str(tmp_path / "run.nc"), "-o", str(tmp_path / "figures")])
+        assert end.value.code == 0
+        assert {path.stem.removeprefix("run_") for path in (tmp_path / "figures").iterdir()} == expected
+        assert capsys.readouterr().out.count(".png") == 3
+    with pytest.raises(SystemExit) as end:
+        main(["plot", str(tmp_path / "nothing.nc")])
+    assert end.value.code == 2
+    assert "no such file" in capsys.readouterr().err
