@@ -86,7 +86,7 @@ def limit_to_positive(accurate: Array, positive: Array) -> Array:
     outgoing = np.zeros_like(positive)
     outgoing[:, :-1] += np.maximum(flux, 0.0)
     outgoing[:, 1:] -= np.minimum(flux, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = np.where(outgoing > positive, positive / outgoing, 1.0)
     flux = flux * np.where(flux > 0.0, share[:, :-1], share[:, 1:])
     result = positive.copy()
