@@ -5,7 +5,6 @@ Weights are stored as (runs, m, P) and loadings as (runs, K, P), particles last,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
@@ -13,24 +12,25 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
-from mkvlasov.order_parameters import orthonormalize, square_root
+from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import Empirical, GaussianMixture, InitialLaw
-from mkvlasov.solvers.particle_steps import Flow, LinearStep, exact_linear_step, move, split_regularizer
+from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.solvers.particle_kernels import add_overlaps, linear_step
+from mkvlasov.solvers.particle_starts import draw_particles
+from mkvlasov.solvers.particle_steps import Flow, LinearStep, exact_linear_step, split_regularizer
 
-Noise = Callable[[int, tuple[int, int]], Array]
-"""(run, shape) -> standard normals."""
+Noise = Callable[[int, int, Array], None]
+"""(run, part, out): fill `out` with standard normals."""
 
 # A run counts as diverged when an entry of Q exceeds this: weights of 300 and more, far beyond any start worth
 # simulating. The nodes that the limit coefficients need grow with sqrt(Q), so going on would take ever longer too.
 HUGE_OVERLAP = 1e5
 
 # Particles moved at a time, so that their temporaries stay in the cache.
-BLOCK = 2**13
-# Atoms of the loadings beyond which they are sampled like a continuous law.
-_MOST_ATOMS = 256
+BLOCK = 2**14
+# Particles of a run that one thread moves, with random numbers of their own. Many blocks, so that tasks are coarse.
+PART = 2**17
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,15 @@ class Forces:
 class ParticleSystem:
     """Independent runs of interacting particles.
 
+    With a flow, a step ends half a linear step before its time: that half stays pending, to be done together with the
+    first half of the next step, and Q and R are what it makes of them in the mean over its noise.
+
     Attributes
     ----------
     weights, loadings : ndarray, shapes (runs, m, P) and (runs, K, P)
+        Those of the present time after `finish`.
     Q, R : ndarray, shapes (runs, m, m) and (runs, m, K)
-        Their empirical overlaps.
+        Overlaps at the present time; those of the weights after `finish`.
     coefficient_error : float
         Largest relative error that the coefficients have reported so far.
     """
@@ -93,10 +97,12 @@ class ParticleSystem:
     def __init__(self, model: Model, weights: Array, loadings: Array) -> None:
         self.model, self.weights, self.loadings = model, weights, loadings
         self.coefficient_error = 0.0
-        transposed = np.swapaxes(weights, -1, -2)
+        self._pending: LinearStep | None = None
         particles = weights.shape[-1]
-        self.Q = weights @ transposed / particles
-        self.R = weights @ np.swapaxes(loadings, -1, -2) / particles
+        transposed = np.swapaxes(loadings, -1, -2)
+        self.Q = weights @ np.swapaxes(weights, -1, -2) / particles
+        self.R = weights @ transposed / particles
+        self._loading_moments = loadings @ transposed / particles
         if model.on_sphere:
             self._rescale()
 
@@ -105,11 +111,15 @@ class ParticleSystem:
         model: Model, initial: InitialLaw, particles: int, generators: list[np.random.Generator]
     ) -> ParticleSystem:
         """Draw one run per generator."""
-        drawn = [draw_particles(model.problem, initial, particles, rng) for rng in generators]
-        return ParticleSystem(model, np.stack([w.T for w, _ in drawn]), np.stack([a.T for _, a in drawn]))
+        m, k = model.problem.outputs, model.problem.n_features
+        weights, loadings = (np.empty((len(generators), rows, particles)) for rows in (m, k))
+        for run, rng in enumerate(generators):
+            w, a = draw_particles(model.problem, initial, particles, rng)
+            weights[run], loadings[run] = w.T, a.T
+        return ParticleSystem(model, weights, loadings)
 
     def copy(self) -> ParticleSystem:
-        """Return an independent copy that shares the loadings."""
+        """Return an independent copy of a finished system; it shares the loadings."""
         return ParticleSystem(self.model, self.weights.copy(), self.loadings)
 
     @property
@@ -123,42 +133,50 @@ class ParticleSystem:
         self.coefficient_error = max(self.coefficient_error, float(np.max(c.error)))
         pull = np.zeros(self.weights.shape[:2])
         if self.model.on_sphere:
-            gradient = np.swapaxes(self.model.problem.regularizer.gradient(np.swapaxes(self.weights, -1, -2)), -1, -2)
             drift = c.G @ self.Q + c.H @ np.swapaxes(self.R, -1, -2)
-            pull = np.diagonal(drift, axis1=-2, axis2=-1) + (gradient * self.weights).mean(axis=-1)
+            pull = np.diagonal(drift, axis1=-2, axis2=-1) + self._regularizer_pull()
         return Forces(c.G, c.H, c.Lambda, pull, c.loss)
 
     def advance(self, forces: Forces, rate: float, step: float, noise: Noise, pool: Executor | None) -> None:
         """Move every particle by one time step with frozen forces."""
         linear = self._linear_step(forces, rate, step)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.model.flow is None:
+                self.Q, self.R = self._sweep(linear, 0.0, noise, pool)
+            else:
+                first = linear if self._pending is None else linear.after(self._pending)
+                Q, R = self._sweep(first, rate * step, noise, pool)
+                self.Q, self.R = linear.overlaps(Q, R, self._loading_moments)
+                self._pending = linear
+        if self.model.on_sphere:
+            # The multiplier of the next step is a mean over the particles.
+            self.finish(noise, pool)
+            if not self.diverged.any():
+                self._rescale()
 
-        def sweep(run: int) -> None:
-            self.Q[run], self.R[run] = self._sweep(run, linear.of_run(run), rate * step, noise, keep=True)
-
-        runs = range(len(self.weights))
-        for _ in map(sweep, runs) if pool is None else pool.map(sweep, runs):
-            pass
-        if self.model.on_sphere and not self.diverged.any():
-            self._rescale()
+    def finish(self, noise: Noise, pool: Executor | None) -> None:
+        """Do what is pending, so that the weights are those of the present time."""
+        if self._pending is not None and not self.diverged.any():
+            self.Q, self.R = self._sweep(self._pending, 0.0, noise, pool)
+            self._pending = None
 
     def predict(self, forces: Forces, rate: float, step: float) -> Forces:
-        """Return the forces after one step, to first order in it, without moving anything or drawing noise.
+        """Return the forces after one step of a finished system, to first order, without moving or drawing anything.
 
         Where that diverges they are the present ones: the step itself will find out.
         """
         linear = self._linear_step(forces, rate, step)
         ahead = ParticleSystem.__new__(ParticleSystem)
         ahead.__dict__.update(self.__dict__)
-        parts = [
-            self._sweep(run, linear.of_run(run), rate * step, lambda _, shape: np.zeros(shape), keep=False)
-            for run in range(len(self.weights))
-        ]
-        halves = 1.0 if self.model.flow is None else 2.0
-        ahead.Q = np.stack([Q for Q, _ in parts]) + halves * linear.noise @ np.swapaxes(linear.noise, -1, -2)
-        ahead.R = np.stack([R for _, R in parts])
+        with np.errstate(over="ignore", invalid="ignore"):
+            Q, R = self._sweep(linear, rate * step, None, None)
+            ahead.Q, ahead.R = Q + linear.covariance, R
+            if self.model.flow is not None:
+                ahead.Q, ahead.R = linear.overlaps(ahead.Q, ahead.R, self._loading_moments)
         return forces if ahead.diverged.any() else ahead.forces()
 
     def _linear_step(self, forces: Forces, rate: float, step: float) -> LinearStep:
+        """Return the linear part over half the step if there is a flow, over the whole of it otherwise."""
         m = self.weights.shape[1]
         A = -rate * (forces.G + self.model.linear_strength * np.eye(m))
         if self.model.on_sphere:
@@ -168,24 +186,50 @@ class ParticleSystem:
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported, not warned about
             return exact_linear_step(A, -rate * forces.H, rate**2 * forces.diffusion, span)
 
-    def _sweep(self, run: int, linear: LinearStep, span: float, noise: Noise, *, keep: bool) -> tuple[Array, Array]:
-        """Move one run block by block; return its new overlaps."""
-        weights, loadings = self.weights[run], self.loadings[run]
-        m, particles = weights.shape
-        flow = self.model.flow
-        Q, R = np.zeros((m, m)), np.zeros((m, len(loadings)))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for first in range(0, particles, BLOCK):
-                part = slice(first, min(first + BLOCK, particles))
-                a = loadings[:, part]
-                shape = (m, a.shape[1])
-                normals = [noise(run, shape) for _ in range(1 if flow is None else 2)]
-                w = move(weights[:, part], a, linear, normals, flow, span)
-                if keep:
-                    weights[:, part] = w
-                Q += w @ w.T
-                R += w @ a.T
+    def _sweep(
+        self, linear: LinearStep, span: float, noise: Noise | None, pool: Executor | None
+    ) -> tuple[Array, Array]:
+        """Apply a linear step and then the flow over `span` to all particles; return their overlaps.
+
+        Without noise only the overlaps are found, and the particles stay where they are.
+        """
+        roots = square_root(linear.covariance)
+        runs, m, particles = self.weights.shape
+        parts = range(0, particles, PART)
+
+        def sweep(task: tuple[int, int]) -> tuple[Array, Array]:
+            run, start = task
+            Q, R = np.zeros((m, m)), np.zeros(self.R.shape[1:])
+            weights, loadings = self.weights[run], self.loadings[run]
+            with np.errstate(over="ignore", invalid="ignore"):  # this thread has its own settings
+                for first in range(start, min(start + PART, particles), BLOCK):
+                    last = min(first + BLOCK, particles)
+                    normals = np.zeros((m, last - first))
+                    if noise is not None:
+                        noise(run, start // PART, normals)
+                    moved = linear_step(
+                        weights, loadings, first, normals, linear.propagator[run], linear.loading[run], roots[run]
+                    )
+                    if span and self.model.flow is not None:
+                        moved = np.ascontiguousarray(self.model.flow(moved.T, span).T)
+                    if noise is not None:
+                        weights[:, first:last] = moved
+                    add_overlaps(moved, loadings, first, Q, R)
+            return Q, R
+
+        tasks = [(run, start) for run in range(runs) for start in parts]
+        sums = list(map(sweep, tasks) if pool is None else pool.map(sweep, tasks))
+        # Summed in a fixed order, whoever was first.
+        Q, R = (np.stack(of_part).reshape(runs, len(parts), m, -1).sum(axis=1) for of_part in zip(*sums, strict=True))
         return Q / particles, R / particles
+
+    def _regularizer_pull(self) -> Array:
+        """Return the means of phi'(w_j) w_j, shape (runs, m)."""
+        pull = np.zeros(self.weights.shape[:2])
+        for first in range(0, self.weights.shape[-1], BLOCK):
+            w = np.swapaxes(self.weights[..., first : first + BLOCK], -1, -2)
+            pull += (self.model.problem.regularizer.gradient(w) * w).sum(axis=-2)
+        return pull / self.weights.shape[-1]
 
     def _rescale(self) -> None:
         scale = 1.0 / np.sqrt(np.diagonal(self.Q, axis1=-2, axis2=-1))[..., None]
@@ -195,9 +239,12 @@ class ParticleSystem:
 
 
 def evolve(
-    system: ParticleSystem, times: Array, noise: Noise, pool: Executor | None
+    system: ParticleSystem, times: Array, finished: np.ndarray, noise: Noise, pool: Executor | None
 ) -> Iterator[tuple[int, Forces | None]]:
-    """Move the system along `times`; yield the index of each time and the forces there, None once it has diverged."""
+    """Move the system along `times`; yield the index of each time and the forces there, None once it has diverged.
+
+    `finished` says at which times the weights themselves are wanted.
+    """
     forces = system.forces()
     before, t_before = forces, 0.0
     for index, t in enumerate(times):
@@ -211,6 +258,8 @@ def evolve(
         else:
             middle = forces.ahead(before, 0.5 * step / (t - t_before))
         system.advance(middle, rate, step, noise, pool)
+        if finished[index + 1]:
+            system.finish(noise, pool)
         if system.diverged.any():
             yield index + 1, None
             return
@@ -229,44 +278,3 @@ def time_grid(marks: Array, largest: float) -> Array:
             pairs = int(np.ceil((end - start) / (2.0 * largest) - 1e-9))
             times.append(np.linspace(start, end, 2 * max(1, pairs) + 1)[1:])
     return np.concatenate(times)
-
-
-def draw_particles(
-    problem: Problem, initial: InitialLaw, particles: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Draw weights (P, m) and loadings (P, K) with mean of a a^T close to the identity (see `simulate_particles`)."""
-    # With many features the atoms of a product law are too many to list, let alone to draw in proportion.
-    listed = problem.n_features <= math.log2(_MOST_ATOMS)
-    if listed and (problem.loadings.is_exact or isinstance(initial, Empirical)):
-        atoms, probabilities = initial.loading_nodes(problem, 1)
-        if len(atoms) <= _MOST_ATOMS:
-            # Systematic sampling: every atom occurs in proportion, to within one particle.
-            ticks = (np.arange(particles) + rng.random()) / particles
-            which = np.minimum(np.searchsorted(np.cumsum(probabilities), ticks, side="right"), len(atoms) - 1)
-            counts = np.bincount(which, minlength=len(atoms))
-            _check_span(atoms[counts > 0], particles)
-            weights = [
-                _sample_mixture(initial.conditional(atom, problem), int(count), rng)
-                for atom, count in zip(atoms, counts, strict=True)
-            ]
-            return np.concatenate(weights), np.repeat(atoms, counts, axis=0)
-    rows, loadings = initial.sample_rows(rng, particles, problem)
-    _check_span(loadings, particles)
-    return rows, orthonormalize(loadings)
-
-
-def _check_span(loadings: Array, particles: int) -> None:
-    """Refuse draws in which a feature has no particle: its overlap would be zero whatever the weights."""
-    features = loadings.shape[1]
-    if np.linalg.matrix_rank(loadings) < features:
-        raise UnsupportedError(
-            f"{particles} particles are too few for these loadings: those drawn do not span {features} feature(s); "
-            "take more particles"
-        )
-
-
-def _sample_mixture(law: GaussianMixture, count: int, rng: np.random.Generator) -> Array:
-    which = rng.choice(len(law.weights), size=count, p=law.weights)
-    roots = square_root(law.covariances)
-    normals = rng.standard_normal((count, law.means.shape[1]))
-    return law.means[which] + (roots[which] @ normals[..., None])[..., 0]

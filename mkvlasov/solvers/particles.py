@@ -22,12 +22,14 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution_runs import ParticleSolution, RunRecord, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
-from mkvlasov.solvers.particle_system import BLOCK, Forces, Model, ParticleSystem, evolve, time_grid
+from mkvlasov.solvers.particle_kernels import fill_normals
+from mkvlasov.solvers.particle_system import PART, Forces, Model, ParticleSystem, evolve, time_grid
 
 _LARGEST_STEP = 0.1
 _SMALLEST_STEP = 1e-3
 # Weights below this size are in the linear range of the activations; a start at zero has no scale of its own.
 _SMALLEST_SCALE = 0.1
+_PILOT_PARTICLES = 8192
 
 
 def simulate_particles(
@@ -115,8 +117,9 @@ def simulate_particles(
     started = time.perf_counter()
     pilot = _pilot(model, initial, t, time_step, particles, runs, pilot_seed)
     times = time_grid(np.union1d(t, kept), pilot.time_step)
-    generators = [np.random.Generator(np.random.SFC64(child)) for child in seed.spawn(runs)]
-    system = ParticleSystem.start(model, initial, particles, generators)
+    # The first generator of a run draws its start, the others the noise of its parts.
+    streams = [_generators(child.spawn(1 + -(-particles // PART))) for child in seed.spawn(runs)]
+    system = ParticleSystem.start(model, initial, particles, [first for first, *_ in streams])
     record = RunRecord.empty(problem, len(t), len(kept), runs, particles)
     if len(kept):
         record.loadings[:] = np.swapaxes(system.loadings, -1, -2)
@@ -124,7 +127,10 @@ def simulate_particles(
         ThreadPoolExecutor(max_workers=workers) as pool,
         tqdm(total=len(times) - 1, desc="particles", unit="step", disable=None if progress else True) as bar,
     ):
-        for index, forces in evolve(system, times, lambda run, shape: generators[run].standard_normal(shape), pool):
+        finished = np.isin(times, t) | np.isin(times, kept)
+        for index, forces in evolve(
+            system, times, finished, lambda run, part, out: fill_normals(streams[run][1 + part], out), pool
+        ):
             bar.update(1 if index else 0)
             if forces is None:
                 record.diverged[system.diverged] = times[index]
@@ -154,6 +160,10 @@ def simulate_particles(
     )
 
 
+def _generators(seeds: list[np.random.SeedSequence]) -> list[np.random.Generator]:
+    return [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
+
+
 def _write(record: RunRecord, system: ParticleSystem, forces: Forces, outputs: np.ndarray, kept: np.ndarray) -> None:
     """Copy the state into the places that belong to this time."""
     for index in outputs:
@@ -181,7 +191,7 @@ def _pilot(
     seed: np.random.SeedSequence,
 ) -> _Pilot:
     """Estimate the error of the time step from two coupled small systems, and choose the step if none is given."""
-    size = min(particles, BLOCK)
+    size = min(particles, _PILOT_PARTICLES)
     step = _LARGEST_STEP if time_step is None else time_step
     step = min(step, float(t[-1])) or step
     tolerance = 1.0 / np.sqrt(particles * runs)
@@ -204,24 +214,26 @@ def _coupled_pair(
     Returns the errors, and the largest of them relative to the size of the weights, sqrt(Q_jj).
     Times that one of the two does not reach have an infinite error.
     """
-    rng = np.random.Generator(np.random.SFC64(seed))
+    (rng,) = _generators([seed])
     fine = ParticleSystem.start(model, initial, particles, [rng])
     coarse = fine.copy()
     drawn: deque[Array] = deque()
 
-    def fresh(run: int, shape: tuple[int, int]) -> Array:
-        drawn.append(rng.standard_normal(shape))
-        return drawn[-1]
+    def fresh(run: int, part: int, out: Array) -> None:
+        fill_normals(rng, out)
+        drawn.append(out.copy())
 
-    def combined(run: int, shape: tuple[int, int]) -> Array:
-        # The system is one block, so two draws in a row are the two halves of a coarse increment.
-        return (drawn.popleft() + drawn.popleft()) / np.sqrt(2.0)
+    def combined(run: int, part: int, out: Array) -> None:
+        # The system is one block and always finished, so two draws in a row are the two halves of a coarse increment.
+        out[:] = (drawn.popleft() + drawn.popleft()) / np.sqrt(2.0)
 
     times = time_grid(t, step)
     Q_error = np.full((len(t), *fine.Q.shape[1:]), np.inf)
     R_error = np.full((len(t), *fine.R.shape[1:]), np.inf)
     relative = 0.0
-    slow, quick = evolve(fine, times, fresh, None), evolve(coarse, times[::2], combined, None)
+    finished = np.ones(len(times), dtype=bool)
+    slow = evolve(fine, times, finished, fresh, None)
+    quick = evolve(coarse, times[::2], finished[::2], combined, None)
     for count in (1, *[2] * (len(times) // 2)):
         # The fine system goes first: the coarse one uses up its noise.
         reached = [forces is not None for _, forces in islice(slow, count)]
