@@ -1,13 +1,15 @@
-"""One time step of the particle system: an exact linear step and the regularizer's flow.
+"""One time step of the particle system: an exact linear step, and the exact flow of what the regularizer adds to it.
 
 With the coefficients frozen over a step, the motion splits into
 
-    dw = (A w + B a) dt + noise of covariance Lambda dt        (Gaussian: solved exactly, correlated noise included)
-    dw = - tau phi'(w) dt                                      (no noise: solved exactly where the flow is known)
+    dw = (A w + B a) dt + N(0, (Lambda - D) dt)                (Gaussian: solved exactly, correlated noise included)
+    dw = - tau psi'(w) dt + N(0, D dt)                         (psi: phi without its quadratic part)
 
-and the Strang composition half linear, full flow, half linear is of weak order two. It ends with noise, so that an L1
-penalty leaves no particles piled up at exactly zero, which would be an artefact of the splitting. The last half of a
-step and the first half of the next make up one linear step, so the composition asks for one normal per step.
+and the Strang composition half linear, full flow, half linear is of weak order two. Under L1 the flow takes along as
+much noise as acts on every entry alone, D = (smallest eigenvalue of Lambda) I, since the reflected motion at the kink
+is then solved exactly in law: the spike that an L1 penalty makes at zero, of width Lambda / (2 tau strength), asks for
+no short steps. Elsewhere D = 0 and the flow has no noise. The last half of a step and the first half of the next make
+up one linear step, so every particle is touched once per step.
 """
 
 from __future__ import annotations
@@ -89,31 +91,46 @@ def exact_linear_step(A: Array, B: Array, diffusion: Array, step: float) -> Line
     return LinearStep(propagator, solved[..., :m, 2 * m :], 0.5 * (covariance + _transposed(covariance)))
 
 
-def split_regularizer(regularizer: Regularizer) -> tuple[float, Flow | None]:
-    """Return the strength kappa of a linear part of phi', and the flow of the rest (None if there is none).
+@dataclass(frozen=True)
+class Split:
+    """phi' in parts: linear w + kink sign(w) + the gradient that `flow` descends.
 
-    The flow is exact for L1, GroupLasso (their proximal operators), ElasticNet (whose L2 part goes into kappa) and
-    DoubleWell. Elsewhere it is of second order: two proximal half steps extrapolated against a full one, or, without
-    a proximal operator, the explicit midpoint rule, which wants a smooth phi and steps below 1 / (tau phi'').
+    Attributes
+    ----------
+    linear, kink : float
+    flow : callable or None
+        At most one of kink and flow is there.
+    """
+
+    linear: float = 0.0
+    kink: float = 0.0
+    flow: Flow | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        return not self.kink and self.flow is None
+
+
+def split_regularizer(regularizer: Regularizer) -> Split:
+    """Split a regularizer into parts that are solved one by one.
+
+    The flow is exact for GroupLasso (its proximal operator) and DoubleWell. Elsewhere it is of second order: two
+    proximal half steps extrapolated against a full one, or, without a proximal operator, the explicit midpoint rule,
+    which wants a smooth phi and steps below 1 / (tau phi'').
     """
     if regularizer.linear_strength is not None:
-        return regularizer.linear_strength, None
+        return Split(linear=regularizer.linear_strength)
     if isinstance(regularizer, ElasticNet):
-        return regularizer.l2, partial(_shrink, regularizer.l1)
+        return Split(linear=regularizer.l2, kink=regularizer.l1)
     if isinstance(regularizer, L1):
-        return 0.0, partial(_shrink, regularizer.strength)
+        return Split(kink=regularizer.strength)
     if isinstance(regularizer, GroupLasso):
-        return 0.0, regularizer.proximal
+        return Split(flow=regularizer.proximal)
     if isinstance(regularizer, DoubleWell):
-        return 0.0, partial(_double_well_flow, regularizer.strength)
+        return Split(flow=partial(_double_well_flow, regularizer.strength))
     if regularizer.has_proximal:
-        return 0.0, partial(_extrapolated_proximal, regularizer)
-    return 0.0, partial(_explicit_midpoint, regularizer)
-
-
-def _shrink(strength: float, w: Array, span: float) -> Array:
-    """Soft threshold, in two passes over memory."""
-    return w - np.clip(w, -strength * span, strength * span)
+        return Split(flow=partial(_extrapolated_proximal, regularizer))
+    return Split(flow=partial(_explicit_midpoint, regularizer))
 
 
 def _double_well_flow(strength: float, w: Array, span: float) -> Array:

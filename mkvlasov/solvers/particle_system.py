@@ -5,9 +5,10 @@ Weights are stored as (runs, m, P) and loadings as (runs, K, P), particles last,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -16,12 +17,9 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
-from mkvlasov.solvers.particle_kernels import add_overlaps, linear_step
+from mkvlasov.solvers.particle_kernels import add_overlaps, kinked_diffusion, linear_step
 from mkvlasov.solvers.particle_starts import draw_particles
-from mkvlasov.solvers.particle_steps import Flow, LinearStep, exact_linear_step, split_regularizer
-
-Noise = Callable[[int, int, Array], None]
-"""(run, part, out): fill `out` with standard normals."""
+from mkvlasov.solvers.particle_steps import LinearStep, Split, exact_linear_step, split_regularizer
 
 # A run counts as diverged when an entry of Q exceeds this: weights of 300 and more, far beyond any start worth
 # simulating. The nodes that the limit coefficients need grow with sqrt(Q), so going on would take ever longer too.
@@ -33,20 +31,29 @@ BLOCK = 2**14
 PART = 2**17
 
 
+class Noise(Protocol):
+    """Where the random numbers of a part of a run come from."""
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        """Return standard normals for the linear step of a block."""
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        """Return standard normals and exponentials for consecutive equal shares of the kinked diffusion of a block."""
+
+
 @dataclass(frozen=True)
 class Model:
-    """A problem prepared for stepping: coefficients at learning rate one, and the regularizer split in two."""
+    """A problem prepared for stepping: coefficients at learning rate one, and the regularizer in parts."""
 
     problem: Problem
     coefficients: LimitCoefficients
-    linear_strength: float
-    flow: Flow | None
+    split: Split
 
     @staticmethod
     def of(problem: Problem, rtol: float) -> Model:
         # At rate one Lambda is Lambda / tau^2, so the rate can be taken at the middle of a step.
         unit = replace(problem, learning_rate=1.0)
-        return Model(problem, LimitCoefficients(unit, rtol=rtol), *split_regularizer(problem.regularizer))
+        return Model(problem, LimitCoefficients(unit, rtol=rtol), split_regularizer(problem.regularizer))
 
     @property
     def on_sphere(self) -> bool:
@@ -76,6 +83,14 @@ class Forces:
     def ahead(self, before: Forces, ratio: float) -> Forces:
         """Extrapolate linearly from `before` through this one, by `ratio` times their distance."""
         return Forces(*((1.0 + ratio) * getattr(self, f.name) - ratio * getattr(before, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """tau times the time step, and the variance (runs,) that the noise in the kinked diffusion of each entry has."""
+
+    span: float
+    variance: Array
 
 
 class ParticleSystem:
@@ -139,13 +154,13 @@ class ParticleSystem:
 
     def advance(self, forces: Forces, rate: float, step: float, noise: Noise, pool: Executor | None) -> None:
         """Move every particle by one time step with frozen forces."""
-        linear = self._linear_step(forces, rate, step)
+        linear, flow = self._parts(forces, rate, step)
         with np.errstate(over="ignore", invalid="ignore"):
-            if self.model.flow is None:
-                self.Q, self.R = self._sweep(linear, 0.0, noise, pool)
+            if flow is None:
+                self.Q, self.R = self._sweep(linear, None, noise, pool)
             else:
                 first = linear if self._pending is None else linear.after(self._pending)
-                Q, R = self._sweep(first, rate * step, noise, pool)
+                Q, R = self._sweep(first, flow, noise, pool)
                 self.Q, self.R = linear.overlaps(Q, R, self._loading_moments)
                 self._pending = linear
         if self.model.on_sphere:
@@ -157,7 +172,7 @@ class ParticleSystem:
     def finish(self, noise: Noise, pool: Executor | None) -> None:
         """Do what is pending, so that the weights are those of the present time."""
         if self._pending is not None and not self.diverged.any():
-            self.Q, self.R = self._sweep(self._pending, 0.0, noise, pool)
+            self.Q, self.R = self._sweep(self._pending, None, noise, pool)
             self._pending = None
 
     def predict(self, forces: Forces, rate: float, step: float) -> Forces:
@@ -165,37 +180,49 @@ class ParticleSystem:
 
         Where that diverges they are the present ones: the step itself will find out.
         """
-        linear = self._linear_step(forces, rate, step)
+        linear, flow = self._parts(forces, rate, step)
         ahead = ParticleSystem.__new__(ParticleSystem)
         ahead.__dict__.update(self.__dict__)
         with np.errstate(over="ignore", invalid="ignore"):
-            Q, R = self._sweep(linear, rate * step, None, None)
+            Q, R = self._sweep(linear, flow, None, None)
             ahead.Q, ahead.R = Q + linear.covariance, R
-            if self.model.flow is not None:
+            if flow is not None:
+                ahead.Q = ahead.Q + flow.variance[:, None, None] * np.eye(Q.shape[-1])
                 ahead.Q, ahead.R = linear.overlaps(ahead.Q, ahead.R, self._loading_moments)
         return forces if ahead.diverged.any() else ahead.forces()
 
-    def _linear_step(self, forces: Forces, rate: float, step: float) -> LinearStep:
-        """Return the linear part over half the step if there is a flow, over the whole of it otherwise."""
-        m = self.weights.shape[1]
-        A = -rate * (forces.G + self.model.linear_strength * np.eye(m))
+    def _parts(self, forces: Forces, rate: float, step: float) -> tuple[LinearStep, FlowStep | None]:
+        """Return the linear part over half the step and the flow, or the linear part over all of it and None."""
+        split, m = self.model.split, self.weights.shape[1]
+        A = -rate * (forces.G + split.linear * np.eye(m))
+        diffusion = rate**2 * forces.diffusion
         if self.model.on_sphere:
-            growth = -2.0 * rate * forces.pull + rate**2 * np.diagonal(forces.diffusion, axis1=-2, axis2=-1)
+            growth = -2.0 * rate * forces.pull + np.diagonal(diffusion, axis1=-2, axis2=-1)
             A = A - 0.5 * growth[..., None] * np.eye(m)
-        span = step if self.model.flow is None else 0.5 * step
+        flow = None
+        if not split.is_linear:
+            common = np.zeros(len(diffusion))
+            if split.kink:
+                # Extrapolated to below zero it counts as none.
+                common = np.maximum(np.linalg.eigvalsh(diffusion)[:, 0], 0.0)
+            flow = FlowStep(rate * step, common * step)
+            diffusion = diffusion - common[:, None, None] * np.eye(m)
+        span = step if flow is None else 0.5 * step
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported, not warned about
-            return exact_linear_step(A, -rate * forces.H, rate**2 * forces.diffusion, span)
+            return exact_linear_step(A, -rate * forces.H, diffusion, span), flow
 
     def _sweep(
-        self, linear: LinearStep, span: float, noise: Noise | None, pool: Executor | None
+        self, linear: LinearStep, flow: FlowStep | None, noise: Noise | None, pool: Executor | None
     ) -> tuple[Array, Array]:
-        """Apply a linear step and then the flow over `span` to all particles; return their overlaps.
+        """Apply a linear step and then the flow to all particles; return their overlaps.
 
         Without noise only the overlaps are found, and the particles stay where they are.
         """
         roots = square_root(linear.covariance)
         runs, m, particles = self.weights.shape
         parts = range(0, particles, PART)
+        # With one output all the noise is in the kinked diffusion.
+        noisy = noise is not None and not (self.model.split.kink and m == 1)
 
         def sweep(task: tuple[int, int]) -> tuple[Array, Array]:
             run, start = task
@@ -204,14 +231,13 @@ class ParticleSystem:
             with np.errstate(over="ignore", invalid="ignore"):  # this thread has its own settings
                 for first in range(start, min(start + PART, particles), BLOCK):
                     last = min(first + BLOCK, particles)
-                    normals = np.zeros((m, last - first))
-                    if noise is not None:
-                        noise(run, start // PART, normals)
+                    shape, part = (m, last - first), start // PART
+                    normals = noise.linear(run, part, shape) if noise is not None and noisy else np.zeros(shape)
                     moved = linear_step(
                         weights, loadings, first, normals, linear.propagator[run], linear.loading[run], roots[run]
                     )
-                    if span and self.model.flow is not None:
-                        moved = np.ascontiguousarray(self.model.flow(moved.T, span).T)
+                    if flow is not None:
+                        moved = self._flow(moved, flow, run, part, noise)
                     if noise is not None:
                         weights[:, first:last] = moved
                     add_overlaps(moved, loadings, first, Q, R)
@@ -222,6 +248,19 @@ class ParticleSystem:
         # Summed in a fixed order, whoever was first.
         Q, R = (np.stack(of_part).reshape(runs, len(parts), m, -1).sum(axis=1) for of_part in zip(*sums, strict=True))
         return Q / particles, R / particles
+
+    def _flow(self, moved: Array, flow: FlowStep, run: int, part: int, noise: Noise | None) -> Array:
+        """Apply the flow to a block (m, n) of one run, and return it; without noise only its drift."""
+        split = self.model.split
+        if split.flow is not None:
+            return np.ascontiguousarray(split.flow(moved.T, flow.span).T)
+        shift = split.kink * flow.span
+        if noise is None:
+            return moved - np.clip(moved, -shift, shift)
+        shares = noise.kinked(run, part, (moved.shape[0], moved.shape[1]))
+        for normals, exponentials in shares:
+            kinked_diffusion(moved, shift / len(shares), flow.variance[run] / len(shares), normals, exponentials)
+        return moved
 
     def _regularizer_pull(self) -> Array:
         """Return the means of phi'(w_j) w_j, shape (runs, m)."""

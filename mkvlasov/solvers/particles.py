@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -22,7 +22,7 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution_runs import ParticleSolution, RunRecord, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
-from mkvlasov.solvers.particle_kernels import fill_normals
+from mkvlasov.solvers.particle_kernels import fill_exponentials, fill_normals
 from mkvlasov.solvers.particle_system import PART, Forces, Model, ParticleSystem, evolve, time_grid
 
 _LARGEST_STEP = 0.1
@@ -120,6 +120,7 @@ def simulate_particles(
     # The first generator of a run draws its start, the others the noise of its parts.
     streams = [_generators(child.spawn(1 + -(-particles // PART))) for child in seed.spawn(runs)]
     system = ParticleSystem.start(model, initial, particles, [first for first, *_ in streams])
+    noise = _Streams([rest for _, *rest in streams])
     record = RunRecord.empty(problem, len(t), len(kept), runs, particles)
     if len(kept):
         record.loadings[:] = np.swapaxes(system.loadings, -1, -2)
@@ -128,9 +129,7 @@ def simulate_particles(
         tqdm(total=len(times) - 1, desc="particles", unit="step", disable=None if progress else True) as bar,
     ):
         finished = np.isin(times, t) | np.isin(times, kept)
-        for index, forces in evolve(
-            system, times, finished, lambda run, part, out: fill_normals(streams[run][1 + part], out), pool
-        ):
+        for index, forces in evolve(system, times, finished, noise, pool):
             bar.update(1 if index else 0)
             if forces is None:
                 record.diverged[system.diverged] = times[index]
@@ -160,6 +159,23 @@ def simulate_particles(
     )
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """Fresh random numbers: a generator for every run and part."""
+
+    generators: list[list[np.random.Generator]]
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        normals = np.empty(shape)
+        fill_normals(self.generators[run][part], normals)
+        return normals
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        exponentials = np.empty(shape)
+        fill_exponentials(self.generators[run][part], exponentials)
+        return [(self.linear(run, part, shape), exponentials)]
+
+
 def _generators(seeds: list[np.random.SeedSequence]) -> list[np.random.Generator]:
     return [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
 
@@ -170,6 +186,36 @@ def _write(record: RunRecord, system: ParticleSystem, forces: Forces, outputs: n
         record.Q[index], record.R[index], record.loss[index] = system.Q, system.R, forces.loss
     for index in kept:
         record.weights[index] = np.swapaxes(system.weights, -1, -2)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """The random numbers of a system with one run and one block that is always finished, kept for another."""
+
+    fresh: _Streams
+    normals: deque[Array] = field(default_factory=deque)
+    kinks: deque[tuple[Array, Array]] = field(default_factory=deque)
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        self.normals.append(self.fresh.linear(run, part, shape))
+        return self.normals[-1]
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        self.kinks.extend(self.fresh.kinked(run, part, shape))
+        return [self.kinks[-1]]
+
+
+@dataclass(frozen=True)
+class _Halved:
+    """The same random numbers for steps of twice the length: two of the short ones make up a long one."""
+
+    record: _Recorded
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        return (self.record.normals.popleft() + self.record.normals.popleft()) / np.sqrt(2.0)
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        return [self.record.kinks.popleft() for _ in range(2)]
 
 
 @dataclass(frozen=True)
@@ -217,23 +263,14 @@ def _coupled_pair(
     (rng,) = _generators([seed])
     fine = ParticleSystem.start(model, initial, particles, [rng])
     coarse = fine.copy()
-    drawn: deque[Array] = deque()
-
-    def fresh(run: int, part: int, out: Array) -> None:
-        fill_normals(rng, out)
-        drawn.append(out.copy())
-
-    def combined(run: int, part: int, out: Array) -> None:
-        # The system is one block and always finished, so two draws in a row are the two halves of a coarse increment.
-        out[:] = (drawn.popleft() + drawn.popleft()) / np.sqrt(2.0)
-
+    noise = _Recorded(_Streams([[rng]]))
     times = time_grid(t, step)
     Q_error = np.full((len(t), *fine.Q.shape[1:]), np.inf)
     R_error = np.full((len(t), *fine.R.shape[1:]), np.inf)
     relative = 0.0
     finished = np.ones(len(times), dtype=bool)
-    slow = evolve(fine, times, finished, fresh, None)
-    quick = evolve(coarse, times[::2], finished[::2], combined, None)
+    slow = evolve(fine, times, finished, noise, None)
+    quick = evolve(coarse, times[::2], finished[::2], _Halved(noise), None)
     for count in (1, *[2] * (len(times) // 2)):
         # The fine system goes first: the coarse one uses up its noise.
         reached = [forces is not None for _, forces in islice(slow, count)]
