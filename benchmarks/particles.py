@@ -17,8 +17,7 @@ import numpy as np
 
 import mkvlasov as mv
 from mkvlasov.solvers.particle_kernels import add_overlaps, fill_normals, linear_step
-from mkvlasov.solvers.particle_system import BLOCK, Model, ParticleSystem, evolve
-from mkvlasov.solvers.particles import _Streams
+from mkvlasov.solvers.particle_system import BLOCK, Model, ParticleSystem, Streams, evolve
 
 REGULARIZERS = {"L2": mv.regularizers.L2(0.5), "L1": mv.regularizers.L1(0.5)}
 T_FINAL, FINEST, RUNS = 8, 64, 16
@@ -120,7 +119,7 @@ def cost_of_a_step(particles=10**6, repeats=12):
         for m in (1, 2, 4):
             model = Model.of(problem_with(regularizer, m), 1e-6)
             rng = np.random.Generator(np.random.SFC64(1))
-            streams = _Streams([[rng] * 8])
+            streams = Streams([[rng] * 8])
             ours, plain, euler = (start(model, particles, 1) for _ in range(3))
 
             def compiled_euler(forces, system=euler, rng=rng, m=m):

@@ -66,7 +66,7 @@ def stratified(law: GaussianMixture, count: int, rng: np.random.Generator) -> Ar
 
 def _in_proportion(probabilities: Array, n: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each of some items occurs among n: in proportion, to within one (systematic sampling)."""
-    before = np.ceil(n * np.cumsum(probabilities) - rng.random())
+    before = np.minimum(np.ceil(n * np.cumsum(probabilities) - rng.random()), n)
     before[-1] = n  # whatever the rounding of the sum
     return np.diff(before, prepend=0.0).astype(int)
 

@@ -17,7 +17,13 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
-from mkvlasov.solvers.particle_kernels import add_overlaps, kinked_diffusion, linear_step
+from mkvlasov.solvers.particle_kernels import (
+    add_overlaps,
+    fill_exponentials,
+    fill_normals,
+    kinked_diffusion,
+    linear_step,
+)
 from mkvlasov.solvers.particle_starts import draw_particles
 from mkvlasov.solvers.particle_steps import LinearStep, Split, exact_linear_step, split_regularizer
 
@@ -39,6 +45,23 @@ class Noise(Protocol):
 
     def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
         """Return standard normals and exponentials for consecutive equal shares of the kinked diffusion of a block."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Fresh random numbers: a generator for every run and part of it."""
+
+    generators: list[list[np.random.Generator]]
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        normals = np.empty(shape)
+        fill_normals(self.generators[run][part], normals)
+        return normals
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        exponentials = np.empty(shape)
+        fill_exponentials(self.generators[run][part], exponentials)
+        return [(self.linear(run, part, shape), exponentials)]
 
 
 @dataclass(frozen=True)
@@ -201,11 +224,9 @@ class ParticleSystem:
             A = A - 0.5 * growth[..., None] * np.eye(m)
         flow = None
         if not split.is_linear:
-            common = np.zeros(len(diffusion))
-            if split.kink:
-                # Extrapolated to below zero it counts as none.
-                common = np.maximum(np.linalg.eigvalsh(diffusion)[:, 0], 0.0)
-            flow = FlowStep(rate * step, common * step)
+            common = np.linalg.eigvalsh(diffusion)[:, 0] if split.kink else np.zeros(len(diffusion))
+            # Extrapolated to below zero it counts as none.
+            flow = FlowStep(rate * step, np.maximum(common, 0.0) * step)
             diffusion = diffusion - common[:, None, None] * np.eye(m)
         span = step if flow is None else 0.5 * step
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported, not warned about
@@ -222,7 +243,7 @@ class ParticleSystem:
         runs, m, particles = self.weights.shape
         parts = range(0, particles, PART)
         # With one output all the noise is in the kinked diffusion.
-        noisy = noise is not None and not (self.model.split.kink and m == 1)
+        source = None if self.model.split.kink and m == 1 else noise
 
         def sweep(task: tuple[int, int]) -> tuple[Array, Array]:
             run, start = task
@@ -232,7 +253,7 @@ class ParticleSystem:
                 for first in range(start, min(start + PART, particles), BLOCK):
                     last = min(first + BLOCK, particles)
                     shape, part = (m, last - first), start // PART
-                    normals = noise.linear(run, part, shape) if noise is not None and noisy else np.zeros(shape)
+                    normals = np.zeros(shape) if source is None else source.linear(run, part, shape)
                     moved = linear_step(
                         weights, loadings, first, normals, linear.propagator[run], linear.loading[run], roots[run]
                     )

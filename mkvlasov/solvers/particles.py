@@ -22,8 +22,7 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution_runs import ParticleSolution, RunRecord, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
-from mkvlasov.solvers.particle_kernels import fill_exponentials, fill_normals
-from mkvlasov.solvers.particle_system import PART, Forces, Model, ParticleSystem, evolve, time_grid
+from mkvlasov.solvers.particle_system import PART, Forces, Model, ParticleSystem, Streams, evolve, time_grid
 
 _LARGEST_STEP = 0.1
 _SMALLEST_STEP = 1e-3
@@ -125,7 +124,7 @@ def simulate_particles(
     # The first generator of a run draws its start, the others the noise of its parts.
     streams = [_generators(child.spawn(1 + -(-particles // PART))) for child in seed.spawn(runs)]
     system = ParticleSystem.start(model, initial, particles, [first for first, *_ in streams])
-    noise = _Streams([rest for _, *rest in streams])
+    noise = Streams([rest for _, *rest in streams])
     record = RunRecord.empty(problem, len(t), len(kept), runs, particles)
     if len(kept):
         record.loadings[:] = np.swapaxes(system.loadings, -1, -2)
@@ -164,23 +163,6 @@ def simulate_particles(
     )
 
 
-@dataclass(frozen=True)
-class _Streams:
-    """Fresh random numbers: a generator for every run and part."""
-
-    generators: list[list[np.random.Generator]]
-
-    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
-        normals = np.empty(shape)
-        fill_normals(self.generators[run][part], normals)
-        return normals
-
-    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
-        exponentials = np.empty(shape)
-        fill_exponentials(self.generators[run][part], exponentials)
-        return [(self.linear(run, part, shape), exponentials)]
-
-
 def _generators(seeds: list[np.random.SeedSequence]) -> list[np.random.Generator]:
     return [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
 
@@ -197,7 +179,7 @@ def _write(record: RunRecord, system: ParticleSystem, forces: Forces, outputs: n
 class _Recorded:
     """The random numbers of a system with one run and one block that is always finished, kept for another."""
 
-    fresh: _Streams
+    fresh: Streams
     normals: deque[Array] = field(default_factory=deque)
     kinks: deque[tuple[Array, Array]] = field(default_factory=deque)
 
@@ -268,7 +250,7 @@ def _coupled_pair(
     (rng,) = _generators([seed])
     fine = ParticleSystem.start(model, initial, particles, [rng])
     coarse = fine.copy()
-    noise = _Recorded(_Streams([[rng]]))
+    noise = _Recorded(Streams([[rng]]))
     times = time_grid(t, step)
     Q_error = np.full((len(t), *fine.Q.shape[1:]), np.inf)
     R_error = np.full((len(t), *fine.R.shape[1:]), np.inf)
