@@ -51,7 +51,9 @@ def test_weak_order_two_against_the_other_routes(
     long, short = (simulate(problem, t_eval=t, particles=200_000, time_step=h) for h in (0.5, 0.25))
     assert short.Q_stderr.max() < 0.1 * gap(long, reference)
     order = np.log2(gap(long, reference) / gap(short, reference))
-    assert 1.5 < order < 2.6, order
+    # With the same random numbers for both steps (benchmarks/particles.py) these give 1.64 under L2 and 1.8 under L1,
+    # on the way to 2; the statistical error is 0.15, and order one would give 1.
+    assert 1.3 < order < 2.3, order
     # What is reported covers the error, and is no more than ten times of it.
     for s in (long, short):
         assert gap(s, reference) < max(s.R_error.max(), s.Q_error.max()) < 10.0 * gap(s, reference)
@@ -125,12 +127,12 @@ def test_a_start_from_points_with_several_features(features: int) -> None:
     c = np.array([4.0, 3.0, 2.0])[:features]
     problem = make_problem(hidden=mv.hidden.Rademacher(c), loadings=mv.loadings.Discrete(*skewed(features)))
     start, t = mv.initial.Point(0.4), [0.5, 2.0]
-    s = simulate(problem, start, t_eval=t, particles=20_000, time_step=0.05)
+    s = simulate(problem, start, t_eval=t, particles=10_000, time_step=0.05)
     pde = mv.solve_pde(problem, start, t_eval=t, progress=False)
     for name in ("R", "Q"):
         error = 5.0 * getattr(s, f"{name}_stderr") + getattr(s, f"{name}_error") + getattr(pde, f"{name}_error")
         assert (np.abs(getattr(s, name) - getattr(pde, name)) < error).all()
-        assert error.max() < 0.02
+        assert error.max() < 0.03
 
 
 def skewed(features: int) -> tuple[np.ndarray, np.ndarray]:
