@@ -1,18 +1,20 @@
-"""One time step of the particle system, for one block of particles: an exact linear step and the regularizer's flow.
+"""One time step of the particle system: an exact linear step, and the exact flow of what the regularizer adds to it.
 
 With the coefficients frozen over a step, the motion splits into
 
-    dw = (A w + B a) dt + noise of covariance Lambda dt        (Gaussian: solved exactly, correlated noise included)
-    dw = - tau phi'(w) dt                                      (no noise: solved exactly where the flow is known)
+    dw = (A w + B a) dt + N(0, (Lambda - D) dt)                (Gaussian: solved exactly, correlated noise included)
+    dw = - tau psi'(w) dt + N(0, D dt)                         (psi: phi without its quadratic part)
 
-and the Strang composition half linear, full flow, half linear is of weak order two. It ends with noise, so that an L1
-penalty leaves no particles piled up at exactly zero, which would be an artefact of the splitting.
-Weights of a block have shape (m, n), loadings (K, n).
+and the Strang composition half linear, full flow, half linear is of weak order two. Under L1 the flow takes along as
+much noise as acts on every entry alone, D = (smallest eigenvalue of Lambda) I, since the reflected motion at the kink
+is then solved exactly in law: the spike that an L1 penalty makes at zero, of width Lambda / (2 tau strength), asks for
+no short steps. Elsewhere D = 0 and the flow has no noise. The last half of a step and the first half of the next make
+up one linear step, so every particle is touched once per step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +22,6 @@ import numpy as np
 from scipy.linalg import expm
 
 from mkvlasov._typing import Array
-from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.regularizers import L1, DoubleWell, ElasticNet, GroupLasso, Regularizer
 
 Flow = Callable[[Array, float], Array]
@@ -29,21 +30,39 @@ Flow = Callable[[Array, float], Array]
 
 @dataclass(frozen=True)
 class LinearStep:
-    """w -> propagator w + loading a + noise xi with xi ~ N(0, I): exact over a step with frozen coefficients.
+    """w -> propagator w + loading a + N(0, covariance): exact over a step with frozen coefficients.
 
     Attributes
     ----------
-    propagator, noise : ndarray, shape (..., m, m)
-    loading : ndarray, shape (..., m, K)
+    propagator, covariance : ndarray, shape (runs, m, m)
+    loading : ndarray, shape (runs, m, K)
     """
 
     propagator: Array
     loading: Array
-    noise: Array
+    covariance: Array
 
-    def of_run(self, run: int) -> LinearStep:
-        """Return the step of one run."""
-        return LinearStep(self.propagator[run], self.loading[run], self.noise[run])
+    def after(self, before: LinearStep) -> LinearStep:
+        """Return the step that does `before` first and this one then."""
+        return LinearStep(
+            self.propagator @ before.propagator,
+            self.propagator @ before.loading + self.loading,
+            self.propagator @ before.covariance @ _transposed(self.propagator) + self.covariance,
+        )
+
+    def overlaps(self, Q: Array, R: Array, loadings: Array) -> tuple[Array, Array]:
+        """Return what the step makes of Q and R in the mean over its noise.
+
+        Parameters
+        ----------
+        Q, R, loadings : ndarray, shapes (runs, m, m), (runs, m, K), (runs, K, K)
+            Means of w w^T, w a^T and a a^T.
+        """
+        moved = self.propagator @ R + self.loading @ loadings
+        cross = self.propagator @ R @ _transposed(self.loading)
+        spread = self.propagator @ Q @ _transposed(self.propagator)
+        affine = self.loading @ loadings @ _transposed(self.loading)
+        return spread + cross + _transposed(cross) + affine + self.covariance, moved
 
 
 def exact_linear_step(A: Array, B: Array, diffusion: Array, step: float) -> LinearStep:
@@ -57,63 +76,61 @@ def exact_linear_step(A: Array, B: Array, diffusion: Array, step: float) -> Line
 
     Parameters
     ----------
-    A, diffusion : ndarray, shape (..., m, m)
-    B : ndarray, shape (..., m, K)
+    A, diffusion : ndarray, shape (runs, m, m)
+    B : ndarray, shape (runs, m, K)
     """
     m, k = B.shape[-2:]
     block = np.zeros((*B.shape[:-2], 2 * m + k, 2 * m + k))
     block[..., :m, :m] = A
     block[..., :m, m : 2 * m] = diffusion
     block[..., :m, 2 * m :] = B
-    block[..., m : 2 * m, m : 2 * m] = -np.swapaxes(A, -1, -2)
+    block[..., m : 2 * m, m : 2 * m] = -_transposed(A)
     solved = expm(step * block)
     propagator = solved[..., :m, :m]
-    covariance = solved[..., :m, m : 2 * m] @ np.swapaxes(propagator, -1, -2)
-    return LinearStep(propagator, solved[..., :m, 2 * m :], square_root(0.5 * (covariance + _transposed(covariance))))
+    covariance = solved[..., :m, m : 2 * m] @ _transposed(propagator)
+    return LinearStep(propagator, solved[..., :m, 2 * m :], 0.5 * (covariance + _transposed(covariance)))
 
 
-def move(
-    weights: Array, loadings: Array, linear: LinearStep, noise: Sequence[Array], flow: Flow | None, span: float
-) -> Array:
-    """Return the weights (m, n) after one step.
+@dataclass(frozen=True)
+class Split:
+    """phi' in parts: linear w + kink sign(w) + the gradient that `flow` descends.
 
-    Parameters
+    Attributes
     ----------
-    linear : LinearStep
-        Over half the step if there is a flow, over the whole step otherwise.
-    noise : sequence of ndarray, shape (m, n)
-        Standard normals: two with a flow, one without.
+    linear, kink : float
     flow : callable or None
-        Flow of the regularizer.
-    span : float
-        tau times the time step.
+        At most one of kink and flow is there.
     """
-    drift = linear.loading @ loadings
-    moved = linear.propagator @ weights + drift + linear.noise @ noise[0]
-    if flow is None:
-        return moved
-    moved = flow(moved.T, span).T
-    return linear.propagator @ moved + drift + linear.noise @ noise[1]
+
+    linear: float = 0.0
+    kink: float = 0.0
+    flow: Flow | None = None
+
+    @property
+    def is_linear(self) -> bool:
+        return not self.kink and self.flow is None
 
 
-def split_regularizer(regularizer: Regularizer) -> tuple[float, Flow | None]:
-    """Return the strength kappa of a linear part of phi', and the flow of the rest (None if there is none).
+def split_regularizer(regularizer: Regularizer) -> Split:
+    """Split a regularizer into parts that are solved one by one.
 
-    The flow is exact for L1, GroupLasso (their proximal operators), ElasticNet (whose L2 part goes into kappa) and
-    DoubleWell. Elsewhere it is of second order: two proximal half steps extrapolated against a full one, or, without
-    a proximal operator, the explicit midpoint rule, which wants a smooth phi and steps below 1 / (tau phi'').
+    The flow is exact for GroupLasso (its proximal operator) and DoubleWell. Elsewhere it is of second order: two
+    proximal half steps extrapolated against a full one, or, without a proximal operator, the explicit midpoint rule,
+    which wants a smooth phi and steps below 1 / (tau phi'').
     """
     if regularizer.linear_strength is not None:
-        return regularizer.linear_strength, None
+        return Split(linear=regularizer.linear_strength)
     if isinstance(regularizer, ElasticNet):
-        return regularizer.l2, L1(regularizer.l1).proximal
-    if isinstance(regularizer, (L1, GroupLasso)):
-        return 0.0, regularizer.proximal
+        return Split(linear=regularizer.l2, kink=regularizer.l1)
+    if isinstance(regularizer, L1):
+        return Split(kink=regularizer.strength)
+    if isinstance(regularizer, GroupLasso):
+        return Split(flow=regularizer.proximal)
     if isinstance(regularizer, DoubleWell):
-        return 0.0, partial(_double_well_flow, regularizer.strength)
+        return Split(flow=partial(_double_well_flow, regularizer.strength))
     if regularizer.has_proximal:
-        return 0.0, partial(_extrapolated_proximal, regularizer)
-    return 0.0, partial(_explicit_midpoint, regularizer)
+        return Split(flow=partial(_extrapolated_proximal, regularizer))
+    return Split(flow=partial(_explicit_midpoint, regularizer))
 
 
 def _double_well_flow(strength: float, w: Array, span: float) -> Array:

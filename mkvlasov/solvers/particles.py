@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -22,12 +22,13 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution_runs import ParticleSolution, RunRecord, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
-from mkvlasov.solvers.particle_system import BLOCK, Forces, Model, ParticleSystem, evolve, time_grid
+from mkvlasov.solvers.particle_system import PART, Forces, Model, ParticleSystem, Streams, evolve, time_grid
 
 _LARGEST_STEP = 0.1
 _SMALLEST_STEP = 1e-3
 # Weights below this size are in the linear range of the activations; a start at zero has no scale of its own.
 _SMALLEST_SCALE = 0.1
+_PILOT_PARTICLES = 8192
 
 
 def simulate_particles(
@@ -48,12 +49,13 @@ def simulate_particles(
 
     Each step solves the linear part with its correlated noise exactly (coefficients at the middle of the step,
     extrapolated from the two last states), with the flow of the regularizer in its middle: weak order 2 in the time
-    step. Under the constraint "sphere" the drift has the multiplier that keeps Q_jj = 1, and what is left over, of
-    third order in the step, is rescaled away; the start is rescaled too.
+    step. The kink of L1 and ElasticNet is solved together with noise, exactly in law, so the spike that it makes at
+    zero needs no short steps. Under the constraint "sphere" the drift has the multiplier that keeps Q_jj = 1, and what
+    is left over, of third order in the step, is rescaled away; the start is rescaled too.
 
-    Loadings: atoms of a discrete law occur as often as their probability says, to within one particle; other laws are
-    drawn independently and then orthonormalized, so that the mean of a a^T is the identity exactly. Weights are drawn
-    independently from the initial law given the loading.
+    Start: atoms of a discrete law of loadings occur as often as their probability says, to within one particle, and
+    the weights of every atom are stratified; other loadings are drawn independently and orthonormalized, so that the
+    mean of a a^T is the identity exactly, and weights from a Gaussian law then get exactly its overlaps.
 
     Parameters
     ----------
@@ -98,7 +100,11 @@ def simulate_particles(
 
     Notes
     -----
-    Memory: 8 (m + K) bytes per particle, and 8 m more per snapshot. docs/theory.md, sections 3 and 9.
+    Memory: 8 (m + K) bytes per particle and run, 8 m more per snapshot, and 8 K more if there are snapshots: 0.26 GB
+    for 16 runs of 10^6 particles with m = K = 1, 1.5 GB with m = 4, K = 2 and one snapshot.
+    Time: about 10 ns per particle, step and output on one core, twice that under L1 with several outputs; a user's own
+    regularizer costs what its functions cost. Threads share runs and parts of 131072 particles.
+    docs/theory.md, sections 3 and 9; docs/numerics.md, "Particles".
     """
     initial = check_initial(initial, problem)
     t = _checks.times("t_eval", t_eval)
@@ -115,8 +121,10 @@ def simulate_particles(
     started = time.perf_counter()
     pilot = _pilot(model, initial, t, time_step, particles, runs, pilot_seed)
     times = time_grid(np.union1d(t, kept), pilot.time_step)
-    generators = [np.random.Generator(np.random.SFC64(child)) for child in seed.spawn(runs)]
-    system = ParticleSystem.start(model, initial, particles, generators)
+    # The first generator of a run draws its start, the others the noise of its parts.
+    streams = [_generators(child.spawn(1 + -(-particles // PART))) for child in seed.spawn(runs)]
+    system = ParticleSystem.start(model, initial, particles, [first for first, *_ in streams])
+    noise = Streams([rest for _, *rest in streams])
     record = RunRecord.empty(problem, len(t), len(kept), runs, particles)
     if len(kept):
         record.loadings[:] = np.swapaxes(system.loadings, -1, -2)
@@ -124,7 +132,8 @@ def simulate_particles(
         ThreadPoolExecutor(max_workers=workers) as pool,
         tqdm(total=len(times) - 1, desc="particles", unit="step", disable=None if progress else True) as bar,
     ):
-        for index, forces in evolve(system, times, lambda run, shape: generators[run].standard_normal(shape), pool):
+        finished = np.isin(times, t) | np.isin(times, kept)
+        for index, forces in evolve(system, times, finished, noise, pool):
             bar.update(1 if index else 0)
             if forces is None:
                 record.diverged[system.diverged] = times[index]
@@ -154,12 +163,46 @@ def simulate_particles(
     )
 
 
+def _generators(seeds: list[np.random.SeedSequence]) -> list[np.random.Generator]:
+    return [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
+
+
 def _write(record: RunRecord, system: ParticleSystem, forces: Forces, outputs: np.ndarray, kept: np.ndarray) -> None:
     """Copy the state into the places that belong to this time."""
     for index in outputs:
         record.Q[index], record.R[index], record.loss[index] = system.Q, system.R, forces.loss
     for index in kept:
         record.weights[index] = np.swapaxes(system.weights, -1, -2)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """The random numbers of a system with one run and one block that is always finished, kept for another."""
+
+    fresh: Streams
+    normals: deque[Array] = field(default_factory=deque)
+    kinks: deque[tuple[Array, Array]] = field(default_factory=deque)
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        self.normals.append(self.fresh.linear(run, part, shape))
+        return self.normals[-1]
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        self.kinks.extend(self.fresh.kinked(run, part, shape))
+        return [self.kinks[-1]]
+
+
+@dataclass(frozen=True)
+class _Halved:
+    """The same random numbers for steps of twice the length: two of the short ones make up a long one."""
+
+    record: _Recorded
+
+    def linear(self, run: int, part: int, shape: tuple[int, int]) -> Array:
+        return (self.record.normals.popleft() + self.record.normals.popleft()) / np.sqrt(2.0)
+
+    def kinked(self, run: int, part: int, shape: tuple[int, int]) -> list[tuple[Array, Array]]:
+        return [self.record.kinks.popleft() for _ in range(2)]
 
 
 @dataclass(frozen=True)
@@ -181,7 +224,7 @@ def _pilot(
     seed: np.random.SeedSequence,
 ) -> _Pilot:
     """Estimate the error of the time step from two coupled small systems, and choose the step if none is given."""
-    size = min(particles, BLOCK)
+    size = min(particles, _PILOT_PARTICLES)
     step = _LARGEST_STEP if time_step is None else time_step
     step = min(step, float(t[-1])) or step
     tolerance = 1.0 / np.sqrt(particles * runs)
@@ -204,24 +247,17 @@ def _coupled_pair(
     Returns the errors, and the largest of them relative to the size of the weights, sqrt(Q_jj).
     Times that one of the two does not reach have an infinite error.
     """
-    rng = np.random.Generator(np.random.SFC64(seed))
+    (rng,) = _generators([seed])
     fine = ParticleSystem.start(model, initial, particles, [rng])
     coarse = fine.copy()
-    drawn: deque[Array] = deque()
-
-    def fresh(run: int, shape: tuple[int, int]) -> Array:
-        drawn.append(rng.standard_normal(shape))
-        return drawn[-1]
-
-    def combined(run: int, shape: tuple[int, int]) -> Array:
-        # The system is one block, so two draws in a row are the two halves of a coarse increment.
-        return (drawn.popleft() + drawn.popleft()) / np.sqrt(2.0)
-
+    noise = _Recorded(Streams([[rng]]))
     times = time_grid(t, step)
     Q_error = np.full((len(t), *fine.Q.shape[1:]), np.inf)
     R_error = np.full((len(t), *fine.R.shape[1:]), np.inf)
     relative = 0.0
-    slow, quick = evolve(fine, times, fresh, None), evolve(coarse, times[::2], combined, None)
+    finished = np.ones(len(times), dtype=bool)
+    slow = evolve(fine, times, finished, noise, None)
+    quick = evolve(coarse, times[::2], finished[::2], _Halved(noise), None)
     for count in (1, *[2] * (len(times) // 2)):
         # The fine system goes first: the coarse one uses up its noise.
         reached = [forces is not None for _, forces in islice(slow, count)]

@@ -11,7 +11,7 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, losses, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solution_runs import ParticleSolution
-from mkvlasov.solvers.particle_system import draw_particles, time_grid
+from mkvlasov.solvers.particle_system import PART, time_grid
 from mkvlasov.solvers.particles import simulate_particles
 
 
@@ -198,6 +198,14 @@ def test_same_seed_gives_the_same_numbers_whatever_the_workers() -> None:
     assert not np.array_equal(run_small(rng=6).runs.R, one.runs.R)
 
 
+def test_workers_share_a_run_without_changing_it() -> None:
+    # More particles than one thread's part.
+    options = {"particles": PART + 3000, "runs": 1, "time_step": 0.1}
+    one, two = run_small(workers=1, **options), run_small(workers=2, **options)
+    np.testing.assert_array_equal(one.runs.Q, two.runs.Q)
+    np.testing.assert_array_equal(one.runs.R, two.runs.R)
+
+
 def test_loss_is_that_of_the_limit_at_the_overlaps_of_each_run() -> None:
     s = run_small(time_step=0.1)
     np.testing.assert_allclose(s.runs.loss, LimitCoefficients(make_problem(), rtol=1e-6)(s.runs.Q, s.runs.R).loss)
@@ -217,29 +225,6 @@ def test_snapshots_hold_the_particles_of_their_time() -> None:
     np.testing.assert_allclose(w.T @ a / 3000, s.runs.R[1, 1])
     histogram = s.histogram(0.3, [[-1.0, -1.0], [1.0, 1.0]], bins=20)
     assert (histogram.density * np.diff(histogram.edges)).sum() == pytest.approx(1.0)
-
-
-def test_atoms_of_loadings_occur_in_proportion() -> None:
-    problem = make_problem(loadings=loadings.Sparse(0.3))
-    rows, a = draw_particles(problem, START, 1000, np.random.default_rng(8))
-    points, weights = problem.loadings.nodes(2, 1)
-    for point, weight in zip(points, weights, strict=True):
-        assert abs((a == point).all(axis=1).sum() - 1000 * weight) <= 1.0
-    residual = rows - a @ np.array([[0.3], [0.2]])
-    assert abs(residual.var() - (1.0 - 0.13)) < 4.0 * 0.87 * np.sqrt(2 / 1000)
-
-
-def test_continuous_loadings_have_the_identity_as_second_moment() -> None:
-    _, a = draw_particles(make_problem(), START, 500, np.random.default_rng(9))
-    np.testing.assert_allclose(a.T @ a / 500, np.eye(2), atol=1e-12)
-
-
-def test_an_empirical_start_keeps_weights_and_loadings_together() -> None:
-    values = np.array([1.0, -1.0])
-    start = initial.Empirical(np.array([0.9, -0.4]), values)
-    problem = make_problem(hidden=hidden.Rademacher(4.0), loadings=loadings.Rademacher())
-    w, a = draw_particles(problem, start, 100, np.random.default_rng(10))
-    np.testing.assert_array_equal(w[:, 0], np.where(a[:, 0] > 0, 0.9, -0.4))
 
 
 def test_a_start_at_zero_is_no_obstacle() -> None:
