@@ -107,24 +107,27 @@ def canonical(law: FourLaw) -> tuple[Array, Array, Array]:
     r : ndarray, shape (S, 2)
         Canonical correlations, with a sign where the views are exchangeable.
     """
-    root, inverse = _square_root(law.own[0])
+    axes, roots, inverse = _principal(law.own[0])
     if law.alike:
-        r, rotation = np.linalg.eigh(inverse @ law.cross @ np.swapaxes(inverse, -1, -2))
-        loadings = root @ rotation
+        r, rotation = np.linalg.eigh(inverse[:, :, None] * (axes.mT @ law.cross @ axes) * inverse[:, None, :])
+        loadings = axes * roots[:, None, :] @ rotation
         return loadings, loadings, np.clip(r, -1.0, 1.0)
-    other, other_inverse = _square_root(law.own[1])
-    u, r, vt = np.linalg.svd(inverse @ law.cross @ np.swapaxes(other_inverse, -1, -2))
-    return root @ u, other @ np.swapaxes(vt, -1, -2), np.clip(r, -1.0, 1.0)
+    other, other_roots, other_inverse = _principal(law.own[1])
+    u, r, vt = np.linalg.svd(inverse[:, :, None] * (axes.mT @ law.cross @ other) * other_inverse[:, None, :])
+    return axes * roots[:, None, :] @ u, other * other_roots[:, None, :] @ vt.mT, np.clip(r, -1.0, 1.0)
 
 
-def _square_root(covariance: Array) -> tuple[Array, Array]:
-    """Return symmetric roots and their pseudo-inverses; directions without variance stay out of the inverse."""
+def _principal(covariance: Array) -> tuple[Array, Array, Array]:
+    """Return principal axes, deviations along them, and their inverses; 0 for directions without variance.
+
+    In principal axes rounding spoils correlations only along directions with next to no variance, where nothing
+    depends on them; in others it would spoil all of them.
+    """
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0.0)
     kept = values > 1e-15 * values[:, -1:]
     inverse = np.where(kept, 1.0 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
-    transposed = np.swapaxes(vectors, -1, -2)
-    return (vectors * np.sqrt(values)[:, None, :]) @ transposed, (vectors * inverse[:, None, :]) @ transposed
+    return vectors, np.sqrt(values), inverse
 
 
 def smooth_groups(
