@@ -182,9 +182,9 @@ def main(arguments):
             reported = np.array([x.true / max(x.reported, FLOOR) for x in chosen])
             missed = sum(x.reported > rtol for x in chosen)
             print(
-                f"  rtol {rtol:.0e}: true / requested: median {np.median(requested):.1e}, largest {requested.max():.1e}; "
-                f"true / reported: median {np.median(reported):.1e}, largest {reported.max():.1e}; "
-                f"reported above requested: {missed}"
+                f"  rtol {rtol:.0e}: true / requested: median {np.median(requested):.1e}, largest {requested.max():.1e};"
+                f" true / reported: median {np.median(reported):.1e}, largest {reported.max():.1e};"
+                f" reported above requested: {missed}"
             )
     if arguments:
         draw(results, arguments[0])

@@ -10,6 +10,7 @@ four variables are two blocks, the views; their cross-covariance is turned on by
 (Plackett) dP/ds = sum_ij V_ij p(h_i = h_j = 0) P(the others > 0 | h_i = h_j = 0), i and j of different blocks. The
 integrand is analytic but for 1/s being a canonical correlation or minus one: Gauss-Legendre panels that halve towards
 s = 1, down to the distance of the nearest such point, converge like 6^(-2 order) for nearly equal views as well.
+Covariances are kept as linear forms in independent normals, which loses half as many digits near singularity.
 
 A. Genz, Stat. Comput. 14 (2004) 251; R. L. Plackett, Biometrika 41 (1954) 351; R. Kan and C. Robotti, J. Comput.
 Graph. Stat. 26 (2017) 930.
@@ -31,10 +32,10 @@ _NODES_6, _WEIGHTS_6 = np.polynomial.legendre.leggauss(6)
 _NODES_12, _WEIGHTS_12 = np.polynomial.legendre.leggauss(12)
 _NODES_20, _WEIGHTS_20 = np.polynomial.legendre.leggauss(20)
 
-_FLOOR = 1e-15
-"""Conditional variances are not below this times the variance: what rounding leaves of them."""
+_FLOOR = 1e-14
+"""Conditional deviations are not below this times the deviation: what rounding leaves of them."""
 
-_TINY = 1e-280
+_TINY = 1e-140
 _DEEPEST = 50
 
 
@@ -44,8 +45,8 @@ def _cdf(x: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def bivariate(h: float, k: float, r: float) -> float:
-    """Return P(X > h, Y > k) for standard normals with correlation r, to rounding (Genz 2004)."""
+def bivariate(h: float, k: float, r: float, q: float) -> float:
+    """Return P(X > h, Y > k) for standard normals with correlation r, q^2 = 1 - r^2, to rounding (Genz 2004)."""
     if h > 40.0 or k > 40.0:
         return 0.0
     h, k = max(h, -40.0), max(k, -40.0)
@@ -65,9 +66,8 @@ def bivariate(h: float, k: float, r: float) -> float:
         return total * angle / (4.0 * math.pi) + _cdf(-h) * _cdf(-k)
     if r < 0.0:
         k, hk = -k, -hk
-    if abs(r) < 1.0:
-        square = (1.0 - r) * (1.0 + r)
-        a = math.sqrt(square)
+    if q > 0.0:
+        a, square = q, q * q
         bs = (h - k) ** 2
         c, d = (4.0 - hk) / 8.0, (12.0 - hk) / 16.0
         exponent = -0.5 * (bs / square + hk)
@@ -97,53 +97,96 @@ def bivariate(h: float, k: float, r: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _pair(m1: float, m2: float, v1: float, v2: float, v12: float) -> float:
-    """Return P(h_1 > 0, h_2 > 0)."""
-    s1, s2 = math.sqrt(max(v1, _TINY)), math.sqrt(max(v2, _TINY))
-    return bivariate(-m1 / s1, -m2 / s2, min(1.0, max(-1.0, v12 / (s1 * s2))))
+def _dot(a: Array, b: Array) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
 
 
 @njit(cache=True, nogil=True)
-def _block(mean: Array, cov: Array, which: Integers, n: int) -> float:
+def _one(mean: float, row: Array, least: float) -> float:
+    """Return P(h > 0) for h = mean + row . x."""
+    return _cdf(mean / max(math.sqrt(_dot(row, row)), least))
+
+
+@njit(cache=True, nogil=True)
+def _two(m1: float, m2: float, row1: Array, row2: Array, least1: float, least2: float) -> float:
+    """Return P(h_1 > 0, h_2 > 0) for h = mean + row . x."""
+    n1, n2 = max(math.sqrt(_dot(row1, row1)), least1), max(math.sqrt(_dot(row2, row2)), least2)
+    slope, square = _dot(row1, row2) / (n1 * n1), 0.0
+    for i in range(4):
+        square += (row2[i] - slope * row1[i]) ** 2
+    r = min(1.0, max(-1.0, slope * n1 / n2))
+    return bivariate(-m1 / n1, -m2 / n2, r, min(1.0, math.sqrt(square) / n2))
+
+
+@njit(cache=True, nogil=True)
+def _inside(mean: Array, rows: Array, least: Array, which: Integers, n: int) -> float:
     """Return the probability that n (at most 2) variables are positive."""
     if n == 0:
         return 1.0
-    i = which[0]
+    i, j = which[0], which[1]
     if n == 1:
-        return _cdf(mean[i] / math.sqrt(max(cov[i, i], _TINY)))
-    j = which[1]
-    return _pair(mean[i], mean[j], cov[i, i], cov[j, j], cov[i, j])
+        return _one(mean[i], rows[i], least[i])
+    return _two(mean[i], mean[j], rows[i], rows[j], least[i], least[j])
 
 
 @njit(cache=True, nogil=True)
-def _gap(cov: Array, first: Integers, n1: int, second: Integers, n2: int) -> float:
-    """Return 1 - the largest canonical correlation of two blocks, not below rounding."""
-    # Trace and determinant of A^-1 C B^-1 C^T; a block of one variable is filled up by an independent one.
-    a11, a22, a12 = cov[first[0], first[0]], 1.0, 0.0
-    b11, b22, b12 = cov[second[0], second[0]], 1.0, 0.0
-    c11, c12, c21, c22 = cov[first[0], second[0]], 0.0, 0.0, 0.0
-    if n1 == 2:
-        a22, a12, c21 = cov[first[1], first[1]], cov[first[0], first[1]], cov[first[1], second[0]]
-    if n2 == 2:
-        b22, b12, c12 = cov[second[1], second[1]], cov[second[0], second[1]], cov[first[0], second[1]]
-        if n1 == 2:
-            c22 = cov[first[1], second[1]]
-    da = max(a11 * a22 - a12 * a12, _FLOOR * a11 * a22 + _TINY)
-    db = max(b11 * b22 - b12 * b12, _FLOOR * b11 * b22 + _TINY)
-    p11, p12 = (a22 * c11 - a12 * c21) / da, (a22 * c12 - a12 * c22) / da
-    p21, p22 = (a11 * c21 - a12 * c11) / da, (a11 * c22 - a12 * c12) / da
-    q11, q12 = (b22 * c11 - b12 * c12) / db, (b22 * c21 - b12 * c22) / db
-    q21, q22 = (b11 * c12 - b12 * c11) / db, (b11 * c22 - b12 * c21) / db
-    trace = p11 * q11 + p12 * q21 + p21 * q12 + p22 * q22
-    det = (p11 * p22 - p12 * p21) * (q11 * q22 - q12 * q21)
-    largest = 0.5 * (trace + math.sqrt(max(trace * trace - 4.0 * det, 0.0)))
-    return max(1.0 - math.sqrt(max(largest, 0.0)), 1e-15)
+def _triangle(rows: Array, least: Array, which: Integers, n: int, basis: Array, lower: Array) -> None:
+    """Write rows = lower @ basis for one or two rows, basis orthonormal."""
+    for c in range(4):
+        basis[0, c] = basis[1, c] = 0.0
+    lower[0, 0] = lower[0, 1] = lower[1, 0] = lower[1, 1] = 0.0
+    for a in range(n):
+        i = which[a]
+        for b in range(a):
+            lower[a, b] = _dot(rows[i], basis[b])
+        square = 0.0
+        for c in range(4):
+            basis[a, c] = rows[i, c] - (lower[a, 0] * basis[0, c] if a else 0.0)
+            square += basis[a, c] ** 2
+        size = math.sqrt(square)
+        # What rounding left of a vanishing remainder has no direction.
+        lower[a, a] = size if size > least[i] else 0.0
+        for c in range(4):
+            basis[a, c] = basis[a, c] / size if size > least[i] else 0.0
 
 
 @njit(cache=True, nogil=True)
-def _orthant(mean: Array, cov: Array, inside: int, x: Array, w: Array) -> float:
+def _canonical(
+    rows: Array, least: Array, first: Integers, n1: int, second: Integers, n2: int, a: Array, b: Array, r: Array
+) -> None:
+    """Write loadings a, b (2, 2) of the canonical variables of two blocks, and their correlations r."""
+    basis, lower = np.empty((2, 2, 4)), np.empty((2, 2, 2))
+    _triangle(rows, least, first, n1, basis[0], lower[0])
+    _triangle(rows, least, second, n2, basis[1], lower[1])
+    k11, k12 = _dot(basis[0, 0], basis[1, 0]), _dot(basis[0, 0], basis[1, 1])
+    k21, k22 = _dot(basis[0, 1], basis[1, 0]), _dot(basis[0, 1], basis[1, 1])
+    # Rotate the columns until they are orthogonal, the larger one first.
+    angle = 0.5 * math.atan2(2.0 * (k11 * k12 + k21 * k22), k11**2 + k21**2 - k12**2 - k22**2)
+    c, s = math.cos(angle), math.sin(angle)
+    x1, x2, z1, z2 = c * k11 + s * k12, c * k21 + s * k22, c * k12 - s * k11, c * k22 - s * k21
+    largest = math.hypot(x1, x2)
+    p1, p2 = (x1 / largest, x2 / largest) if largest > 0.0 else (1.0, 0.0)
+    r[0], r[1] = min(largest, 1.0), min(1.0, max(-1.0, p1 * z2 - p2 * z1))
+    for i in range(2):
+        a[i, 0], a[i, 1] = lower[0, i, 0] * p1 + lower[0, i, 1] * p2, lower[0, i, 1] * p1 - lower[0, i, 0] * p2
+        b[i, 0], b[i, 1] = lower[1, i, 0] * c + lower[1, i, 1] * s, lower[1, i, 1] * c - lower[1, i, 0] * s
+
+
+@njit(cache=True, nogil=True)
+def spread_rows(a: Array, b: Array, r: Array, s: float, rows: Array) -> None:
+    """Write the four variables as linear forms in four independent normals, for canonical correlations s r."""
+    for c in range(2):
+        t = s * r[c]
+        q = math.sqrt((1.0 - t) * (1.0 + t))
+        for i in range(2):
+            rows[i, c], rows[i, 2 + c] = a[i, c], 0.0
+            rows[2 + i, c], rows[2 + i, 2 + c] = t * b[i, c], q * b[i, c]
+
+
+@njit(cache=True, nogil=True)
+def _orthant(mean: Array, rows: Array, least: Array, inside: int, x: Array, w: Array) -> float:
     """Return the probability that the variables in a set are positive; 0 and 1 are of view 1, 2 and 3 of view 2."""
-    first, second = np.empty(2, np.int64), np.empty(2, np.int64)
+    first, second = np.zeros(2, np.int64), np.zeros(2, np.int64)
     n1 = n2 = 0
     for i in range(2):
         if inside >> i & 1:
@@ -152,23 +195,35 @@ def _orthant(mean: Array, cov: Array, inside: int, x: Array, w: Array) -> float:
         if inside >> (2 + i) & 1:
             second[n2] = 2 + i
             n2 += 1
-    if n1 == 0:
-        return _block(mean, cov, second, n2)
-    if n2 == 0:
-        return _block(mean, cov, first, n1)
-    if n1 + n2 == 2:
-        i, j = first[0], second[0]
-        return _pair(mean[i], mean[j], cov[i, i], cov[j, j], cov[i, j])
-    total = _block(mean, cov, first, n1) * _block(mean, cov, second, n2)
-    gap = _gap(cov, first, n1, second, n2)
-    left, length = 0.0, 1.0
+    if n1 == 1 and n2 == 1:
+        first[1] = second[0]
+        return _inside(mean, rows, least, first, 2)
+    total = _inside(mean, rows, least, first, n1) * _inside(mean, rows, least, second, n2)
+    if n1 == 0 or n2 == 0:
+        return total
+    a, b, r = np.empty((2, 2)), np.empty((2, 2)), np.empty(2)
+    _canonical(rows, least, first, n1, second, n2, a, b, r)
+    # From here on the variables of view 1 are 0 and 1, those of view 2 are 2 and 3.
+    centre, smallest = np.zeros(4), np.full(4, _TINY)
+    for i in range(n1):
+        centre[i], smallest[i] = mean[first[i]], least[first[i]]
+    for i in range(n2):
+        centre[2 + i], smallest[2 + i] = mean[second[i]], least[second[i]]
+    gap, left = max(1.0 - r[0], 1e-15), 0.0
+    scratch = np.empty((4, 4))
     for depth in range(_DEEPEST + 1):
-        length = 0.5**depth
-        last = length <= gap or depth == _DEEPEST
-        width = length if last else 0.5 * length
+        width = 0.5**depth
+        last = width <= gap or depth == _DEEPEST
+        if not last:
+            width *= 0.5
         for node in range(len(x)):
             s = left + width * x[node]
-            total += width * w[node] * _rate(mean, cov, first, n1, second, n2, s)
+            spread_rows(a, b, r, s, scratch)
+            for i in range(n1):
+                for j in range(n2):
+                    slope = a[i, 0] * b[j, 0] * r[0] + a[i, 1] * b[j, 1] * r[1]
+                    if slope != 0.0:
+                        total += width * w[node] * slope * _at_zero(centre, scratch, smallest, i, n1, j, n2)
         if last:
             break
         left += width
@@ -176,73 +231,86 @@ def _orthant(mean: Array, cov: Array, inside: int, x: Array, w: Array) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _rate(mean: Array, cov: Array, first: Integers, n1: int, second: Integers, n2: int, s: float) -> float:
-    """Return dP/ds for a cross-covariance that is multiplied by s."""
-    total = 0.0
-    for a in range(n1):
-        i = first[a]
-        for b in range(n2):
-            j = second[b]
-            vi, vj, vij = cov[i, i], cov[j, j], s * cov[i, j]
-            if cov[i, j] == 0.0:
-                continue
-            det = max(vi * vj - vij * vij, _FLOOR * vi * vj)
-            # Regression on (h_i, h_j) = 0: residual means and covariances of the other variables.
-            ti, tj = (vj * mean[i] - vij * mean[j]) / det, (vi * mean[j] - vij * mean[i]) / det
-            exponent = -0.5 * (mean[i] * ti + mean[j] * tj)
-            if exponent < -700.0:
-                continue
-            rest = 1.0
-            k = first[1 - a] if n1 == 2 else -1
-            other = second[1 - b] if n2 == 2 else -1
-            if k >= 0:
-                ki, kj = cov[k, i], s * cov[k, j]
-                mk = mean[k] - ki * ti - kj * tj
-                wi, wj = (vj * ki - vij * kj) / det, (vi * kj - vij * ki) / det
-                vk = max(cov[k, k] - ki * wi - kj * wj, _FLOOR * cov[k, k])
-            if other >= 0:
-                oi, oj = s * cov[other, i], cov[other, j]
-                mo = mean[other] - oi * ti - oj * tj
-                zi, zj = (vj * oi - vij * oj) / det, (vi * oj - vij * oi) / det
-                vo = max(cov[other, other] - oi * zi - oj * zj, _FLOOR * cov[other, other])
-            if k >= 0 and other >= 0:
-                rest = _pair(mk, mo, vk, vo, s * cov[k, other] - oi * wi - oj * wj)
-            elif k >= 0:
-                rest = _cdf(mk / math.sqrt(max(vk, _TINY)))
-            elif other >= 0:
-                rest = _cdf(mo / math.sqrt(max(vo, _TINY)))
-            total += cov[i, j] * math.exp(exponent) / (2.0 * math.pi * math.sqrt(max(det, _TINY))) * rest
-    return total
+def _at_zero(mean: Array, rows: Array, least: Array, i: int, n1: int, j: int, n2: int) -> float:
+    """Return p(h_i = h_j = 0) times the probability that the others are positive there; i of view 1, j of view 2."""
+    j += 2
+    u, v, rest = np.empty(4), np.empty(4), np.empty((2, 4))
+    size = max(math.sqrt(_dot(rows[i], rows[i])), least[i])
+    for c in range(4):
+        u[c] = rows[i, c] / size
+    along = _dot(rows[j], u)
+    for c in range(4):
+        v[c] = rows[j, c] - along * u[c]
+    left = max(math.sqrt(_dot(v, v)), least[j])
+    for c in range(4):
+        v[c] /= left
+    t = mean[i] / size
+    z = (mean[j] - along * t) / left
+    exponent = -0.5 * (t * t + z * z)
+    if exponent < -700.0:
+        return 0.0
+    weight = math.exp(exponent) / (2.0 * math.pi * size * left)
+    others = np.empty(2, np.int64)
+    n = 0
+    if n1 == 2:
+        others[n] = 1 - i
+        n += 1
+    if n2 == 2:
+        others[n] = 5 - j
+        n += 1
+    moved = np.empty(2)
+    for a in range(n):
+        k = others[a]
+        by_u, by_v = _dot(rows[k], u), _dot(rows[k], v)
+        moved[a] = mean[k] - by_u * t - by_v * z
+        for c in range(4):
+            rest[a, c] = rows[k, c] - by_u * u[c] - by_v * v[c]
+    if n == 1:
+        return weight * _one(moved[0], rest[0], least[others[0]])
+    return weight * _two(moved[0], moved[1], rest[0], rest[1], least[others[0]], least[others[1]])
 
 
 @njit(cache=True, nogil=True)
-def _condition(mean: Array, cov: Array, means: Array, covs: Array, densities: Array) -> None:
-    """Fill the laws given h_C = 0, and the densities there, for every set C (16 of them)."""
-    densities[0] = 1.0
-    for a in range(4):
-        means[0, a] = mean[a]
-        for b in range(4):
-            covs[0, a, b] = cov[a, b]
-    for given in range(1, 16):
-        j = 0
-        while not given >> j & 1:
-            j += 1
-        before = given & ~(1 << j)
-        v = max(covs[before, j, j], _FLOOR * cov[j, j], _TINY)
-        m = means[before, j]
-        densities[given] = densities[before] * math.exp(-0.5 * m * m / v) / math.sqrt(2.0 * math.pi * v)
+def _condition(
+    mean: Array, rows: Array, least: Array, means: Array, vectors: Array, covs: Array, densities: Array
+) -> None:
+    """Fill the laws given h_C = 0, mean + vector . x, and the densities there, for every set C (16 of them)."""
+    for given in range(16):
+        densities[given] = 1.0
+        before, j = 0, -1
+        if given:
+            j = 0
+            while not given >> j & 1:
+                j += 1
+            before = given & ~(1 << j)
+            size = math.sqrt(_dot(vectors[before, j], vectors[before, j]))
+            v, m = max(size, least[j]), means[before, j]
+            densities[given] = densities[before] * math.exp(-0.5 * (m / v) ** 2) / (math.sqrt(2.0 * math.pi) * v)
         for a in range(4):
-            slope = covs[before, a, j] / v
-            means[given, a] = means[before, a] - slope * m
+            slope = 0.0
+            if given and size > least[j]:
+                slope = _dot(vectors[before, a], vectors[before, j]) / size**2
+            means[given, a] = means[before, a] - slope * means[before, j] if given else mean[a]
+            for c in range(4):
+                vectors[given, a, c] = vectors[before, a, c] - slope * vectors[before, j, c] if given else rows[a, c]
+        for a in range(4):
             for b in range(4):
-                covs[given, a, b] = covs[before, a, b] - slope * covs[before, j, b]
-        for a in range(4):
-            covs[given, a, a] = max(covs[given, a, a], _FLOOR * cov[a, a])
+                covs[given, a, b] = _dot(vectors[given, a], vectors[given, b])
 
 
 @njit(cache=True, nogil=True)
 def _moments(
-    inside: int, most: Integers, total: int, means: Array, covs: Array, densities: Array, x: Array, w: Array, f: Array
+    inside: int,
+    most: Integers,
+    total: int,
+    means: Array,
+    vectors: Array,
+    covs: Array,
+    least: Array,
+    densities: Array,
+    x: Array,
+    w: Array,
+    f: Array,
 ) -> None:
     """Fill f[0, k] with E[prod h_i^k_i; h_i > 0 for i inside] for k_i <= most_i and sum k_i <= total.
 
@@ -274,7 +342,7 @@ def _moments(
             if step < 0:
                 f[given, 0] = densities[given]
                 if densities[given] > 0.0:
-                    f[given, 0] *= _orthant(mean, cov, inside & ~given, x, w)
+                    f[given, 0] *= _orthant(mean, vectors[given], least, inside & ~given, x, w)
                 continue
             below = place - strides[step]
             k[step] -= 1
@@ -287,21 +355,6 @@ def _moments(
                 elif inside >> j & 1:
                     value += cov[step, j] * f[given | 1 << j, below]
             f[given, place] = value
-
-
-@njit(cache=True, nogil=True)
-def _merge(mean: Array, cov: Array, shift: Array, outputs: Integers, exponents: Integers) -> None:
-    """Write the exponents of view 2 to the variable of view 1 that it equals, where there is one."""
-    for i in range(2):
-        for j in range(2, 4):
-            if outputs[i] != outputs[j] or mean[i] != mean[j] or shift[i] != shift[j]:
-                continue
-            v = cov[i, i]
-            if abs(cov[j, j] - v) <= 1e-14 * v and abs(cov[i, j] - v) <= 1e-14 * v:
-                for p in range(len(exponents)):
-                    for letter in range(2):
-                        exponents[p, i, letter] += exponents[p, j, letter]
-                        exponents[p, j, letter] = 0
 
 
 @njit(cache=True, nogil=True)
@@ -320,18 +373,29 @@ def _polynomial(slope: float, value: float, a: int, b: int, out: Array) -> None:
 
 @njit(cache=True, nogil=True)
 def products(
-    mean: Array, cov: Array, shift: Array, outputs: Integers, exponents: Integers, kink: Array, x: Array, w: Array
+    mean: Array,
+    loadings: Array,
+    r: Array,
+    shift: Array,
+    same: npt.NDArray[np.bool_],
+    exponents: Integers,
+    kink: Array,
+    x: Array,
+    w: Array,
 ) -> Array:
     """Return expectations of products of powers of sigma' and sigma - shift of four pre-activations.
 
     Parameters
     ----------
     mean : ndarray, shape (rows, 4)
-        Of h - position of the kink.
-    cov : ndarray, shape (rows, 4, 4)
+        Of h - position of the kink; 0 and 1 are of view 1, 2 and 3 of view 2.
+    loadings : ndarray, shape (rows, 2, 2, 2)
+        Of the canonical variables of each view: h^(v) = mean + loadings_v x^(v).
+    r : ndarray, shape (rows, 2)
+        Canonical correlations.
     shift : ndarray, shape (rows, 4)
-    outputs : ndarray, shape (4,)
-        Which output each variable belongs to; 0 and 1 are of view 1, 2 and 3 of view 2.
+    same : ndarray, shape (rows, 2, 2)
+        Whether a variable of view 1 equals one of view 2.
     exponents : ndarray, shape (n, 4, 2)
         Powers of sigma' and of sigma - shift.
     kink : ndarray, shape (3,)
@@ -345,7 +409,8 @@ def products(
     """
     rows, n = len(mean), len(exponents)
     result = np.zeros((rows, n))
-    means, covs, densities = np.empty((16, 4)), np.empty((16, 4, 4)), np.empty(16)
+    means, vectors, covs, densities = np.empty((16, 4)), np.empty((16, 4, 4)), np.empty((16, 4, 4)), np.empty(16)
+    spread, least = np.empty((4, 4)), np.empty(4)
     most, powers = np.empty(4, np.int64), np.empty((n, 4, 2), np.int64)
     largest = 0
     for p in range(n):
@@ -360,21 +425,30 @@ def products(
         for p in range(n):
             for i in range(4):
                 powers[p, i, 0], powers[p, i, 1] = exponents[p, i, 0], exponents[p, i, 1]
-        _merge(mean[row], cov[row], shift[row], outputs, powers)
+        for i in range(2):
+            for j in range(2):
+                if same[row, i, j]:  # equal variables are one variable
+                    for p in range(n):
+                        for letter in range(2):
+                            powers[p, i, letter] += powers[p, 2 + j, letter]
+                            powers[p, 2 + j, letter] = 0
         for i in range(4):
             most[i] = 0
             for p in range(n):
                 most[i] = max(most[i], powers[p, i, 1])
         for p in range(n):
             _split(kink, shift[row], powers[p], pieces[p], needed[p])
-        _condition(mean[row], cov[row], means, covs, densities)
+        spread_rows(loadings[row, 0], loadings[row, 1], r[row], 1.0, spread)
+        for i in range(4):
+            least[i] = max(_FLOOR * math.sqrt(_dot(spread[i], spread[i])), _TINY)
+        _condition(mean[row], spread, least, means, vectors, covs, densities)
         for inside in range(16):
             wanted = False
             for p in range(n):
                 wanted = wanted or needed[p, inside]
             if not wanted:
                 continue
-            _moments(inside, most, largest, means, covs, densities, x, w, f)
+            _moments(inside, most, largest, means, vectors, covs, least, densities, x, w, f)
             for p in range(n):
                 if needed[p, inside]:
                     result[row, p] += _combine(inside, most, pieces[p], powers[p], f)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 from mkvlasov._quadrature import gauss_legendre
 from mkvlasov._typing import Array
 from mkvlasov.limit.bounded import bounded
-from mkvlasov.limit.monomials import FourLaw, Group, Monomial, Outputs
+from mkvlasov.limit.monomials import FourLaw, Group, Monomial, Outputs, canonical
 from mkvlasov.limit.views import ViewLaw
 from mkvlasov.problem.activations import Activation
 
@@ -78,31 +79,32 @@ def _square(monomial: Monomial) -> Monomial:
 
 @dataclass(frozen=True, slots=True)
 class _FourPieces:
-    """Law of four pre-activations as the kernel takes it, and the activation: slope below, slope above, value at 0."""
+    """Law of four pre-activations and the activation, as the kernel takes them."""
 
     mean: Array  # (S, P, 4), relative to the kink
-    covariance: Array  # (S, P, 4, 4)
-    shift: Array  # (S, P, 4)
-    outputs: tuple[Outputs, Outputs]
-    kink: Array
+    loadings: Array  # (S, 2, 2, 2)
+    r: Array  # (S, 2)
+    shift: Array  # (S, 4)
+    same: npt.NDArray[np.bool_]  # (S, 2, 2)
+    kink: Array  # slope below, slope above, value at the kink
 
     @classmethod
     def of(cls, activation: Activation, law: ViewLaw, outputs: tuple[Outputs, Outputs], offsets: Array) -> _FourPieces:
         four = FourLaw.of(law, outputs)
+        first, second, r = canonical(four)
         position = activation.kinks[0][0]
-        mean = np.concatenate(four.mean, axis=-1) - position
-        shift = np.concatenate([o[:, list(pair)] for o, pair in zip(offsets, outputs, strict=True)], axis=-1)
-        top = np.concatenate([four.own[0], four.cross], axis=-1)
-        covariance = np.concatenate([top, np.concatenate([four.cross.mT, four.own[1]], axis=-1)], axis=-2)
         around = position + np.array([-1.0, 1.0, 0.0])
-        kink = np.append(activation.derivative(around[:2]), activation.value(around[2:]))
-        shape = mean.shape[:2]
+        shift = np.concatenate([o[:, list(pair)] for o, pair in zip(offsets, outputs, strict=True)], axis=-1)
+        variances = [np.diagonal(x, axis1=-2, axis2=-1) for x in four.own]
+        twice = four.cross - variances[0][:, :, None], four.cross - variances[1][:, None, :]
+        same = (np.maximum(*np.abs(twice)) <= 1e-15 * np.abs(four.cross)) & (shift[:, :2, None] == shift[:, None, 2:])
         return cls(
-            mean,
-            np.broadcast_to(covariance[:, None], (*shape, 4, 4)),
-            np.broadcast_to(shift[:, None], (*shape, 4)),
-            outputs,
-            kink,
+            np.concatenate(four.mean, axis=-1) - position,
+            np.stack([first, second], axis=1),
+            r,
+            shift,
+            same & np.equal.outer(outputs[0], outputs[1]),
+            np.append(activation.derivative(around[:2]), activation.value(around[2:])),
         )
 
     def averages(self, wanted: list[tuple[Monomial, Monomial]], order: int) -> Array:
@@ -112,11 +114,10 @@ class _FourPieces:
 
         distinct = list(dict.fromkeys(wanted))
         exponents = np.array([(*a, *b) for a, b in distinct], dtype=np.int64)
-        mean, covariance, shift = (
-            np.ascontiguousarray(x.reshape(-1, *x.shape[2:])) for x in (self.mean, self.covariance, self.shift)
-        )
-        outputs = np.array([*self.outputs[0], *self.outputs[1]])
+        states, points, _ = self.mean.shape
+        state = np.repeat(np.arange(states), points)
         x, w = gauss_legendre(order)
-        found = products(mean, covariance, shift, outputs, exponents, self.kink, x, w)
+        mean, own = self.mean.reshape(-1, 4), (self.loadings[state], self.r[state], self.shift[state], self.same[state])
+        found = products(mean, *own, exponents, self.kink, x, w)
         where = {pair: i for i, pair in enumerate(distinct)}
-        return found.reshape(*self.mean.shape[:2], -1)[..., [where[pair] for pair in wanted]]
+        return found.reshape(states, points, -1)[..., [where[pair] for pair in wanted]]
