@@ -109,12 +109,29 @@ def canonical(law: FourLaw) -> tuple[Array, Array, Array]:
     """
     axes, roots, inverse = _principal(law.own[0])
     if law.alike:
-        r, rotation = np.linalg.eigh(inverse[:, :, None] * (axes.mT @ law.cross @ axes) * inverse[:, None, :])
+        r, rotation = np.linalg.eigh(_correlations(law.cross, axes, axes, inverse, inverse))
         loadings = axes * roots[:, None, :] @ rotation
         return loadings, loadings, np.clip(r, -1.0, 1.0)
     other, other_roots, other_inverse = _principal(law.own[1])
-    u, r, vt = np.linalg.svd(inverse[:, :, None] * (axes.mT @ law.cross @ other) * other_inverse[:, None, :])
+    u, r, vt = np.linalg.svd(_correlations(law.cross, axes, other, inverse, other_inverse))
     return axes * roots[:, None, :] @ u, other * other_roots[:, None, :] @ vt.mT, np.clip(r, -1.0, 1.0)
+
+
+def _correlations(cross: Array, axes: Array, other: Array, inverse: Array, other_inverse: Array) -> Array:
+    """Return the correlations of principal variables, (S, 2, 2), with a norm that rounding did not lift above one.
+
+    Where one principal variance of a view is tiny, its own correlation (first row and column) has lost most digits. It
+    is moved, by no more than what rounding explains, into the interval that the others leave for a norm of one
+    (Parrott's theorem); to clip the singular values instead would pass its error on to the others.
+    """
+    k = inverse[:, :, None] * (axes.mT @ cross @ other) * other_inverse[:, None, :]
+    rest = np.maximum((1.0 - k[:, 1, 1]) * (1.0 + k[:, 1, 1]), 1e-16)
+    centre = -k[:, 1, 1] * k[:, 0, 1] * k[:, 1, 0] / rest
+    radius = np.sqrt(np.maximum(rest - k[:, 0, 1] ** 2, 0.0) * np.maximum(rest - k[:, 1, 0] ** 2, 0.0)) / rest
+    move = np.clip(k[:, 0, 0], centre - radius, centre + radius) - k[:, 0, 0]
+    rounding = 1e-14 * np.abs(cross).max(axis=(1, 2)) * inverse[:, 0] * other_inverse[:, 0]
+    k[:, 0, 0] += np.clip(move, -rounding, rounding)
+    return k
 
 
 def _principal(covariance: Array) -> tuple[Array, Array, Array]:
