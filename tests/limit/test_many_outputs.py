@@ -70,3 +70,19 @@ def test_errors_are_below_those_requested_and_those_reported(errors):
         assert outcome.reported <= outcome.requested, outcome
         assert outcome.true <= max(outcome.reported, errors.FLOOR), outcome
     assert len(outcomes) == 3 * 62
+
+
+@pytest.mark.parametrize("std", [1e-2, 1e-3])
+def test_nearly_equal_outputs_in_nearly_equal_views_keep_their_digits(errors, std):
+    problem = mv.Problem(
+        hidden=mv.hidden.Gaussian(variance=[1.3, 0.6]), activation="erf", learning_rate=1.0, outputs=2,
+        augmentation=mv.augmentations.GaussianNoise(std=std),
+    )  # fmt: skip
+    limit = LimitCoefficients(problem, rtol=1e-10)
+    for seed in range(1, 6):
+        W = np.random.default_rng(seed).normal(size=(2, 5)) * 0.8
+        W[1] = W[0] + 1e-6 * W[1]
+        Q, R = W @ W.T, W[:, :2]
+        exact = errors.references.erf_closed(problem, Q, R)["Lambda"]
+        # Rounding of the correlations along the direction that hardly varies would leave up to 3e-7.
+        np.testing.assert_allclose(limit(Q, R).Lambda, exact, rtol=1e-11)
