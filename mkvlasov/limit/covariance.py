@@ -17,13 +17,14 @@ docs/theory.md, sections 1 and 3.
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.errors import UnsupportedError
-from mkvlasov.limit import kinked, monomials, pairs
+from mkvlasov.limit import kinked, monomials, pairs, piecewise_linear, sampled
 from mkvlasov.limit.bounded import coefficient
 from mkvlasov.limit.pairs import Pair, PairList, PairTable
 from mkvlasov.limit.plan import Plan
@@ -75,10 +76,18 @@ class CovarianceLimit:
         self._wanted = PairList(self._pair_names(), ["yy", "dd"] if self._centered else [])
         self._t = coefficient(self._total_noise)[..., None, None, None]
         self._diagonal = coefficient(-self._rest if self._centered else -1.0)[:, None, None, None] * np.eye(m)
-        self._sampled = bool(m > 1 and self._own_weight and (m > 2 or self._activation.kinks))
+        self._straight = piecewise_linear.is_piecewise_linear(self._activation)
+        self._sampled = bool(m > 1 and self._own_weight and self._activation.kinks and not self._straight)
         self._linear = self._combinations() if m == 1 else np.empty(0)
         if m > 1 and self._own_weight:
-            self._plan = Plan(m, self._strength, self._centered, self._spread)
+            noise = problem.noise_covariance
+            self._plan = Plan(
+                m,
+                self._strength,
+                centered=self._centered,
+                spread=self._spread,
+                exchangeable=bool(noise[0, 0] == noise[1, 1]),
+            )
 
     @property
     def is_even(self) -> bool:
@@ -92,7 +101,7 @@ class CovarianceLimit:
 
     def _pair_names(self) -> list[Pair]:
         names: list[Pair] = [("y", "y"), ("d", "y"), ("y", "d"), ("s", "y"), ("y", "s"), ("d", "d")]
-        if self._m == 1 and self._own_weight:
+        if not self._strength and self._own_weight:
             names += [("dd", "yy"), ("yy", "dd"), ("dy", "dy")]
         if self._strength and self._own_weight:
             names += [("yy", "yy"), ("dy", "yy"), ("yy", "dy"), ("e", "yy"), ("yy", "e"), ("dy", "dy")]
@@ -111,7 +120,9 @@ class CovarianceLimit:
         effort : int
         """
         evaluate = kinked.kinked_pairs if self._activation.kinks else pairs.smooth_pairs
-        table = evaluate(self._activation, law, self._wanted, centered=self._centered, rtol=rtol, effort=effort)
+        # Products with decorrelation are harder, and pairs are cheap: they should not be what Lambda is repeated for.
+        more = effort + bool(self._strength and self._own_weight)
+        table = evaluate(self._activation, law, self._wanted, centered=self._centered, rtol=rtol, effort=more)
         inner = R @ (hidden_covariance - self._background * np.eye(R.shape[-1]))
         if self._m == 1:
             return self._single(table, inner)
@@ -208,22 +219,29 @@ class CovarianceLimit:
         self, law: ViewLaw, table: PairTable, w: Array, rtol: float, effort: int
     ) -> tuple[Array, Array, Array]:
         """Return B^2 E[alpha^v alpha^v'^T] for vv' = 11, 22, 12, bounded, shape (4, S, m, m) each."""
-        plan = self._plan
-        if not self._sampled:
-            results = monomials.smooth_groups(
-                self._activation, law, plan.groups, offsets=table.offsets, rtol=rtol, effort=effort
-            )
+        plan, activation, offsets = self._plan, self._activation, table.offsets
+        if self._sampled:
+            results = sampled.sampled_groups(activation, law, plan.groups, offsets=offsets, rtol=rtol)
         else:
-            results = monomials.sampled_groups(self._activation, law, plan.groups, offsets=table.offsets, rtol=rtol)
-        coefficients = plan.coefficients(w, table["y", "y"], self._own_weight, results)
-        l11, l22, l12 = (block.assemble(coefficients, r) for block, r in zip(plan.blocks, results, strict=False))
+            evaluate = piecewise_linear.linear_groups if self._straight else monomials.smooth_groups
+            results = evaluate(activation, law, plan.groups, offsets=offsets, rtol=rtol, effort=effort)
+        products = np.concatenate([x.reshape(*x.shape[:2], -1) for x in results], axis=-1)
+        blocks = list(plan.blocks(w, table["y", "y"], self._own_weight, products))
+        if self._strength:
+            return blocks[0], blocks[1], blocks[2]
+        unit = np.eye(self._m)
+        for i, pair in enumerate((("dd", "yy"), ("yy", "dd"), ("dy", "dy"))):
+            blocks[i] = blocks[i] + w * w * unit * table[pair]
         if self._centered:
-            own1, own2 = (plan.own_covariance(results, view) for view in (0, 1))
-            slopes1, slopes2 = (plan.slope_products(results, view) for view in (0, 1))
-            l11 = l11 + self._spread * slopes1 * own2
-            l22 = l22 + self._spread * slopes2 * own1
-            l12 = l12 + self._spread * table["d", "d"] * np.swapaxes(table["y", "y"], -1, -2)
-        return l11, l22, l12
+            within = plan.within_views(products)
+            own1, slopes1, own2, slopes2 = (
+                off + table.own[v, name][..., None] * unit
+                for off, (v, name) in zip(within, product((0, 1), ("yy", "dd")), strict=True)
+            )
+            blocks[0] = blocks[0] + self._spread * slopes1 * own2
+            blocks[1] = blocks[1] + self._spread * slopes2 * own1
+            blocks[2] = blocks[2] + self._spread * table["d", "d"] * np.swapaxes(table["y", "y"], -1, -2)
+        return blocks[0], blocks[1], blocks[2]
 
 
 def _is_odd(activation: Activation) -> bool:

@@ -19,7 +19,7 @@ from mkvlasov._typing import Array
 from mkvlasov.limit import kinked, mehler
 from mkvlasov.limit.bounded import bounded, coefficient
 from mkvlasov.limit.covariance import Terms
-from mkvlasov.limit.monomials import REPLICATES, joint_covariance, sobol_normal, sobol_size
+from mkvlasov.limit.sampled import REPLICATES, joint_covariance, sobol_normal, sobol_size
 from mkvlasov.limit.views import ViewLaw
 from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.contrastive import Problem

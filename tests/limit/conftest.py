@@ -43,15 +43,25 @@ def effective_gradient(problem, y1, y2, d1, d2, mu, mean):
     return a1, a2
 
 
+def hermite_grid(dimension, order):
+    """Gauss-Hermite points, exact for polynomials of degree 2 order - 1."""
+    x, w = np.polynomial.hermite_e.hermegauss(order)
+    points = np.stack([g.ravel() for g in np.meshgrid(*[x] * dimension, indexing="ij")], axis=-1)
+    weights = np.ones(1)
+    for _ in range(dimension):
+        weights = np.multiply.outer(weights, w / w.sum()).ravel()
+    return points, weights
+
+
 def brute_force(problem, Q, R, n, reach=7.5):
-    """Return G, Gbar, H, Lambda, loss and loss at a nonsingular state."""
+    """Return G, Gbar, H, Lambda and the loss at a nonsingular state; reach None takes Gauss-Hermite points."""
     m, B, strength = problem.outputs, problem.batch_size, problem.loss.decorrelation
     eta, sigma = problem.background_variance, problem.activation
     own = 0.0 if np.isinf(B) else 1.0 / B
     nodes = problem.hidden.nodes(60)
     covariance = law(problem, Q, R, nodes.covariance)
     root = np.linalg.cholesky(covariance)
-    x, w = grid(2 * m, n, reach)
+    x, w = hermite_grid(2 * m, n) if reach is None else grid(2 * m, n, reach)
     g = x @ root.T
 
     def outputs(c):
