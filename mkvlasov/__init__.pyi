@@ -20,7 +20,7 @@ from .reduction.system import reduce as reduce
 from .solvers.ode import solve_ode as solve_ode
 from .solvers.particles import simulate_particles as simulate_particles
 from .solvers.pde.solve import solve_pde as solve_pde
-from .solvers.sgd import simulate_sgd as simulate_sgd
+from .solvers.sgd.simulate import simulate_sgd as simulate_sgd
 from .storage import load as load
 from .validation.compare import Comparison as Comparison
 from .validation.compare import compare as compare
