@@ -7,29 +7,19 @@ runs over coordinates.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from mkvlasov._typing import Array
-from mkvlasov.order_parameters import overlaps
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import InitialLaw
-from mkvlasov.solution_runs import RunRecord
-from mkvlasov.solvers.sgd.start import Streams, draw_start, rescale_to_sphere
+from mkvlasov.solvers.sgd.plan import Plan, draw_starts, factor, mean_loss, penalty_gradient, shrink
+from mkvlasov.solvers.sgd.start import Streams, rescale_to_sphere
 
-# A run counts as diverged when a weight exceeds this: its pre-activations are then of the order of 1e8 too, far
-# beyond any regime that the limit describes, and still far from overflow.
-HUGE_WEIGHT = 1e8
-
-
-# Views drawn at a time hold about this many coordinates per run, so that a block of runs stays in the cache.
-_CHUNK_COORDINATES = 2**15
+# Views drawn at a time hold at most this many coordinates per run, or one batch: runs keep theirs while
+# others advance.
+_CHUNK_COORDINATES = 2**13
 _CHUNK_STEPS = 64
+_STRIDE_COORDINATES = 2**18
 _BLOCK_COORDINATES = 2**19
 
 
@@ -39,7 +29,7 @@ def draw_views(problem: Problem, features: Array, rng: np.random.Generator, coun
     scale = math.sqrt(problem.background_variance)
     hidden = problem.hidden.sample(rng, (count, batch))
     # Gaussian noise is drawn in place as a mixture of standard normals; anything else augments the samples themselves.
-    noise = _factor(problem.noise_covariance) if problem.augmentation.is_gaussian else np.empty((2, 0))
+    noise = factor(problem.noise_covariance) if problem.augmentation.is_gaussian else np.empty((2, 0))
     mixing = np.column_stack([np.full(2, scale), noise])
     normals = rng.standard_normal((count, mixing.shape[1], batch * n))
     background = normals[:, 0].reshape(count, batch, n)
@@ -52,19 +42,20 @@ def draw_views(problem: Problem, features: Array, rng: np.random.Generator, coun
     return np.stack(problem.augmentation.views(rng, scale * background + along_features), axis=1)
 
 
-def sgd_increment(problem: Problem, weights: Array, views: Array, rate: float) -> Array:
-    """Return the change of the weights (..., m, N) in one step, for views (..., 2, B, N)."""
+def data_increment(problem: Problem, weights: Array, views: Array, rate: float) -> Array:
+    """Return the change of the weights (..., m, N) that the loss makes in one step, for views (..., 2, B, N)."""
     *lead, _, batch, n = views.shape
     rows = views.reshape(*lead, 2 * batch, n)
     h = rows @ np.swapaxes(weights, -1, -2) / math.sqrt(n)
     alpha = np.concatenate(problem.alpha(h[..., :batch, :], h[..., batch:, :]), axis=-2)
     alpha *= -rate / math.sqrt(n)
-    increment = np.swapaxes(alpha, -1, -2) @ rows
-    strength = problem.regularizer.linear_strength
-    if strength is None:
-        increment -= rate / n * np.swapaxes(problem.regularizer.gradient(np.swapaxes(weights, -1, -2)), -1, -2)
-    elif strength:
-        increment -= rate / n * strength * weights
+    return np.swapaxes(alpha, -1, -2) @ rows
+
+
+def sgd_increment(problem: Problem, weights: Array, views: Array, rate: float) -> Array:
+    """Return the change of the weights in one step, the regularizer taken by its gradient."""
+    increment = data_increment(problem, weights, views, rate)
+    increment -= rate / views.shape[-1] * penalty_gradient(problem, weights)
     return increment
 
 
@@ -74,134 +65,64 @@ def batch_losses(problem: Problem, weights: Array, views: Array) -> Array:
     return problem.batch_loss(outputs[:, 0], outputs[:, 1])
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What every block of runs has to do."""
+class LiteralBlock:
+    """Runs advanced by the literal algorithm: a `Block`.
 
-    problem: Problem
-    initial: InitialLaw
-    dimension: int
-    exact_overlaps: bool
-    loss_batches: int
-    output_steps: np.ndarray
-    snapshot_steps: np.ndarray
+    Parameters
+    ----------
+    plan : Plan
+    streams : list of Streams
+    loadings : ndarray, shape (runs, N, K) or (runs, 0, K)
+        Where the loadings as drawn are kept.
+    """
 
-    @property
-    def last_step(self) -> int:
-        return int(self.output_steps[-1])
+    def __init__(self, plan: Plan, streams: list[Streams], loadings: Array) -> None:
+        self._plan, self.streams = plan, streams
+        self.weights, self.features = draw_starts(plan, streams, loadings)
+        # Fixed by the problem, so that it cannot change the numbers.
+        coordinates = plan.dimension * int(plan.problem.batch_size)
+        self.chunk = max(1, min(_CHUNK_STEPS, _CHUNK_COORDINATES // coordinates))
+        self.stride = self.chunk * max(1, _STRIDE_COORDINATES // (self.chunk * coordinates))
+        self._views: Array | None = None
 
-    @property
-    def chunk(self) -> int:
-        """Steps whose samples are drawn together: fixed by the problem, so that it cannot change the numbers."""
-        return max(1, min(_CHUNK_STEPS, _CHUNK_COORDINATES // (self.dimension * int(self.problem.batch_size))))
+    @staticmethod
+    def most_runs(plan: Plan) -> int:
+        """Return how many runs fit into a block whose views stay in the cache."""
+        return max(1, _BLOCK_COORDINATES // max(plan.dimension * int(plan.problem.batch_size), _CHUNK_COORDINATES))
 
-    @property
-    def block(self) -> int:
-        """Runs that advance together."""
-        return max(1, _BLOCK_COORDINATES // (self.chunk * self.dimension * int(self.problem.batch_size)))
+    def advance(self, first: int, last: int) -> None:
+        # A diverging run overflows before it is noticed; it is then reported, not warned about.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step in range(first, last):
+                if self._views is None or step % self.chunk == 0:
+                    self._views = self._draw()
+                self._step(self._views[:, step % self.chunk], self._plan.problem.rate(step / self._plan.dimension))
+        if last % self.chunk == 0:
+            self._views = None
 
+    def training_loss(self, run: int) -> float:
+        plan, features, rng = self._plan, np.asarray(self.features[run]), self.streams[run].losses
 
-def simulate_blocks(plan: Plan, seeds: list[np.random.SeedSequence], workers: int, progress: bool) -> RunRecord:
-    """Share the runs out among threads; NumPy's generators and matrix products let go of the interpreter."""
-    record = RunRecord.empty(plan.problem, len(plan.output_steps), len(plan.snapshot_steps), len(seeds), plan.dimension)
-    block = min(plan.block, -(-len(seeds) // workers))
-    slices = [slice(first, min(first + block, len(seeds))) for first in range(0, len(seeds), block)]
-    lock, stop = threading.Lock(), threading.Event()
-    with tqdm(
-        total=len(seeds) * plan.last_step, desc="SGD", unit="step", unit_scale=True, disable=None if progress else True
-    ) as bar:
+        def draw(count: int) -> Array:
+            return batch_losses(plan.problem, self.weights[run], draw_views(plan.problem, features, rng, count))
 
-        def advance(run_steps: int) -> bool:
-            with lock:
-                bar.update(run_steps)
-            return not stop.is_set()
+        return mean_loss(plan.loss_batches, self.chunk, draw)
 
-        def simulate(part: slice) -> None:
-            _simulate_block(plan, seeds[part], record.part(part), advance)
+    def _draw(self) -> Array:
+        problem = self._plan.problem
+        shape = (len(self.streams), self.chunk, 2, int(problem.batch_size), self._plan.dimension)
+        views = np.empty(shape)
+        for run, stream in enumerate(self.streams):
+            views[run] = draw_views(problem, self.features[run], stream.samples, self.chunk)
+        return views
 
-        if workers == 1 or len(slices) == 1:
-            for part in slices:
-                simulate(part)
-            return record
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            try:
-                for _ in pool.map(simulate, slices):
-                    pass
-            except BaseException:
-                # Without this an interrupt would wait until every thread has finished its runs.
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-    return record
-
-
-def _simulate_block(
-    plan: Plan, seeds: list[np.random.SeedSequence], record: RunRecord, advance: Callable[[int], bool]
-) -> None:
-    """Simulate runs side by side and fill their part of the record."""
-    streams = [Streams.spawn(seed) for seed in seeds]
-    runs = len(streams)
-    starts = [draw_start(plan.problem, plan.initial, plan.dimension, s.start, plan.exact_overlaps) for s in streams]
-    weights = np.stack([start[0] for start in starts])
-    features = [start[1] for start in starts]
-    if len(plan.snapshot_steps):
-        record.loadings[:] = [start[2] for start in starts]
-    del starts
-    batch = int(plan.problem.batch_size)
-    views = np.empty((runs, plan.chunk, 2, batch, plan.dimension))
-    sphere = plan.problem.constraint == "sphere"
-    # A diverging run overflows before it is noticed; it is then reported, not warned about.
-    marks = {*plan.output_steps.tolist(), *plan.snapshot_steps.tolist()}
-    with np.errstate(over="ignore", invalid="ignore"):
-        for step in range(plan.last_step + 1):
-            if step in marks or step % plan.chunk == 0:
-                _note_diverged(weights, record.diverged, step / plan.dimension)
-                _record(plan, step, weights, features, streams, record)
-            if step == plan.last_step or np.isfinite(record.diverged).all():
-                return
-            if step % plan.chunk == 0:
-                if not advance(runs * min(plan.chunk, plan.last_step - step)):
-                    return
-                for run, stream in enumerate(streams):
-                    views[run] = draw_views(plan.problem, features[run], stream.samples, plan.chunk)
-            rate = plan.problem.rate(step / plan.dimension)
-            weights += sgd_increment(plan.problem, weights, views[:, step % plan.chunk], rate)
-            if sphere:
-                rescale_to_sphere(weights)
-
-
-def _record(
-    plan: Plan, step: int, weights: Array, features: list[Array], streams: list[Streams], record: RunRecord
-) -> None:
-    """Write order parameters, training loss and snapshots that belong to this step."""
-    scale = math.sqrt(plan.dimension)
-    for index in np.flatnonzero(plan.output_steps == step):
-        for run, stream in enumerate(streams):
-            loadings = scale * features[run].T
-            record.Q[index, run], record.R[index, run] = overlaps(weights[run].T, loadings)
-            record.loss[index, run] = _training_loss(plan, weights[run], features[run], stream.losses)
-    for index in np.flatnonzero(plan.snapshot_steps == step):
-        record.weights[index] = np.swapaxes(weights, -1, -2)
-
-
-def _training_loss(plan: Plan, weights: Array, features: Array, rng: np.random.Generator) -> float:
-    """Return the mean loss over fresh batches, drawn in chunks so that memory stays that of a step."""
-    total, left = 0.0, plan.loss_batches
-    while left:
-        count = min(left, plan.chunk)
-        total += float(batch_losses(plan.problem, weights, draw_views(plan.problem, features, rng, count)).sum())
-        left -= count
-    return total / plan.loss_batches
-
-
-def _note_diverged(weights: Array, diverged: Array, t: float) -> None:
-    """Note the time at which a run is found to have diverged; the others of its block go on."""
-    bad = ~(np.abs(weights).max(axis=(-2, -1)) < HUGE_WEIGHT)
-    diverged[bad & np.isinf(diverged)] = t
-
-
-def _factor(covariance: Array) -> Array:
-    """Return F (2, rank) with F F^T = covariance, without the directions that carry nothing."""
-    values, vectors = np.linalg.eigh(covariance)
-    present = values > 1e-14 * max(1.0, values[-1])
-    return vectors[:, present] * np.sqrt(values[present])
+    def _step(self, views: Array, rate: float) -> None:
+        plan = self._plan
+        gain = rate / plan.dimension
+        if plan.proximal:
+            self.weights += data_increment(plan.problem, self.weights, views, rate)
+            shrink(plan.problem, self.weights, gain)
+        else:
+            self.weights += sgd_increment(plan.problem, self.weights, views, rate)
+        if plan.problem.constraint == "sphere":
+            rescale_to_sphere(self.weights)

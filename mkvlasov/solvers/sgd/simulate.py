@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from mkvlasov import _checks
-from mkvlasov._typing import ArrayLike, Seed
+from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
+from mkvlasov.solution import Status
 from mkvlasov.solution_runs import SgdSolution, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
-from mkvlasov.solvers.sgd.literal import Plan, simulate_blocks
+from mkvlasov.solvers.sgd.checkpoint import Checkpoint, digest
+from mkvlasov.solvers.sgd.literal import LiteralBlock
+from mkvlasov.solvers.sgd.lockstep import Progress, simulate_blocks
+from mkvlasov.solvers.sgd.plan import Callback, Observable, Plan
 
 # Beyond this many steps, which no run reaches anyway, step / N is not exact in double precision.
 _MOST_STEPS = 2**53
@@ -35,6 +42,13 @@ def simulate_sgd(
     exact_overlaps: bool = False,
     snapshots: ArrayLike | None = None,
     loss_batches: int = 32,
+    method: str = "auto",
+    regularizer_step: str = "gradient",
+    dtype: str = "float64",
+    observables: Mapping[str, Observable] | None = None,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 300.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> SgdSolution:
@@ -50,7 +64,7 @@ def simulate_sgd(
 
     Every run draws its own loadings from their law and orthonormalizes them (which moves each by O(1 / sqrt(N))), rows
     of weights independently from the initial law, and its own samples. The same seed gives the same numbers, whatever
-    the number of workers; and the trajectory of a run does not depend on `t_eval` or `snapshots`.
+    the number of workers; and the trajectory of a run does not depend on `t_eval`, on `snapshots`, or on the other runs.
 
     Parameters
     ----------
@@ -76,6 +90,28 @@ def simulate_sgd(
     loss_batches : int
         The training loss of a run at an output time is the mean of the literal batch loss over this many fresh batches,
         drawn from a stream of their own so that recording does not disturb the run.
+    method : {"auto", "reduced", "literal"}
+        "literal" draws every sample in every coordinate, as written above. "reduced" draws the components of the views
+        along U and W, and for the rest of a step one Gaussian vector per output, whatever the batch: the same law at
+        every N, in compiled code (the user's own functions are called where there are some). It needs augmentations by
+        Gaussian noise. "auto" is "reduced" where it applies.
+    regularizer_step : {"gradient", "proximal"}
+        "proximal" replaces the step along -phi' by W <- argmin_u phi(u) + N / (2 tau) |u - W|^2 after the step along the
+        loss: with a kink in phi, weights become exactly zero.
+    dtype : {"float64", "float32"}
+        Precision of the weights and features; single precision is for "reduced".
+    observables : mapping from name to function, optional
+        Functions of the weights W (N, m) and features U (N, K) of one run, giving a number or an array; recorded at the
+        output times as ``sgd.observables[name]``, shape (T, runs, ...).
+    callback : function, optional
+        Called at every output time with t and the overlaps of all runs, Q (runs, m, m) and R (runs, m, K); when it
+        returns something true, the simulation ends there, and the status says so.
+    checkpoint : str or Path, optional
+        A file in which the simulation is kept, and from which it goes on if the file exists: after a kill at any
+        moment, calling again gives the numbers that an undisturbed simulation would have given. The file stays when
+        the simulation is done. Observables and laws that are functions are recognized by their names only.
+    checkpoint_every : float
+        Seconds between writes to that file; each takes 8 runs N (m + K) bytes and what has been recorded so far.
     workers : int, optional
         Threads; by default one per available processor.
     progress : bool
@@ -84,22 +120,24 @@ def simulate_sgd(
     Returns
     -------
     SgdSolution
-        Mean over runs, standard errors and every run; `stats` has ``seconds``, ``steps`` (per run),
+        Mean over runs, standard errors and every run; `stats` has ``seconds`` (since the call), ``steps`` (per run),
         ``coordinate_updates_per_second`` (runs x steps x N / time), ``diverged`` (number of runs), ``dimension``,
-        ``workers``. When a run diverges (a weight beyond 1e8, or not finite) the arrays end at the last
-        output time before the first divergence, and the status says so.
+        ``workers``, ``reduced`` (1 or 0). When a run diverges (a weight beyond 1e8, or not finite) the arrays end at
+        the last output time before the first divergence, and the status says so.
 
     Raises
     ------
     InvalidInput
-        An argument out of its range.
+        An argument out of its range; a checkpoint of another simulation.
     UnsupportedError
-        For ``batch_size=inf``, which has no stochastic algorithm.
+        For ``batch_size=inf``, which has no stochastic algorithm; for ``method="reduced"`` where it does not apply.
 
     Notes
     -----
-    Memory: about 8 N m bytes per run for the weights, 8 N K for the features, and per worker 8 MiB or five
-    times a batch of one run, whichever is more. docs/theory.md, sections 1 and 9.
+    Memory: 8 runs N (m + K) bytes for weights and features (half of it in single precision), as much again while a
+    checkpoint is written. In addition "reduced" takes 8 N m bytes per worker and at most 64 KiB per run or one batch of
+    hidden variables; "literal" at most 128 KiB per run, or where a batch is larger than that five batches per worker
+    and run of a block. docs/theory.md, sections 1 and 9.
     """
     initial = check_initial(initial, problem)
     if math.isinf(problem.batch_size):
@@ -116,6 +154,10 @@ def simulate_sgd(
     progress = _checks.flag("progress", progress)
     kept = snapshot_times(snapshots, float(t[-1]))
     workers = worker_count(workers)
+    reduced = _is_reduced(problem, _checks.choice("method", method, ["auto", "reduced", "literal"]))
+    dtype = _checks.choice("dtype", dtype, ["float64", "float32"])
+    if dtype == "float32" and not reduced:
+        raise UnsupportedError("dtype: single precision is for method='reduced'; use dtype='float64'")
     plan = Plan(
         problem=problem,
         initial=initial,
@@ -124,30 +166,131 @@ def simulate_sgd(
         loss_batches=_checks.integer("loss_batches", loss_batches, minimum=1),
         output_steps=np.rint(t * dimension).astype(np.int64),
         snapshot_steps=np.rint(kept * dimension).astype(np.int64),
+        observables=_observables(observables),
+        proximal=_is_proximal(problem, regularizer_step, dimension),
+        dtype=np.dtype(dtype),
     )
-    seeds = _checks.seed_sequence("rng", rng).spawn(runs)
+    if callback is not None:
+        _checks.function("callback", callback)
+    seed = _checks.seed_sequence("rng", rng)
+    saved = None
+    if checkpoint is not None:
+        saved = Checkpoint(
+            Path(checkpoint),
+            _checks.number("checkpoint_every", checkpoint_every, minimum=0.0),
+            _identity(plan, t, seed, runs, reduced),
+        )
     started = time.perf_counter()
-    record = simulate_blocks(plan, seeds, workers, progress)
+    if reduced:
+        # Compiled code is loaded when it runs.
+        from mkvlasov.solvers.sgd.reduced import ReducedBlock
+
+        make, block = ReducedBlock, ReducedBlock.most_runs(plan)
+    else:
+        make, block = LiteralBlock, LiteralBlock.most_runs(plan)
+    found = simulate_blocks(
+        plan,
+        make,
+        seed.spawn(runs),
+        block=block,
+        workers=workers,
+        bar=progress,
+        callback=callback,
+        checkpoint=saved,
+    )
     spent = time.perf_counter() - started
-    steps = plan.last_step
     stats = {
         "seconds": spent,
         "error_estimate": 0.0,
-        "steps": float(steps),
-        "coordinate_updates_per_second": runs * steps * dimension / spent,
-        "diverged": float(np.isfinite(record.diverged).sum()),
+        "steps": float(found.step),
+        "coordinate_updates_per_second": runs * found.step * dimension / spent,
+        "diverged": float(np.isfinite(found.record.diverged).sum()),
         "dimension": float(dimension),
         "workers": float(workers),
+        "reduced": float(reduced),
     }
-    exact = (np.zeros((len(t), *record.Q.shape[2:])), np.zeros((len(t), *record.R.shape[2:])))
-    return summarize(
+    return _solution(plan, found, t, kept, stats)
+
+
+def _is_reduced(problem: Problem, method: str) -> bool:
+    """Return whether the reduction is to be used; raise `UnsupportedError` if it is asked for in vain."""
+    if method == "literal":
+        return False
+    if problem.augmentation.is_gaussian:
+        return True
+    if method == "auto":
+        return False
+    raise UnsupportedError(
+        f"method: the reduction needs augmentations by Gaussian noise, not {problem.augmentation!r}; use 'literal'"
+    )
+
+
+def _is_proximal(problem: Problem, regularizer_step: str, dimension: int) -> bool:
+    """Return whether the regularizer is applied by its proximal operator, which must exist."""
+    if _checks.choice("regularizer_step", regularizer_step, ["gradient", "proximal"]) == "gradient":
+        return False
+    if not problem.regularizer.has_proximal:
+        raise InvalidInput(
+            "regularizer_step", regularizer_step, "'gradient' for a regularizer without proximal operator"
+        )
+    # Where the operator has a largest step, it is said before any work is done.
+    problem.regularizer.proximal(np.zeros((1, problem.outputs)), problem.rate(0.0) / dimension)
+    return True
+
+
+def _observables(given: Mapping[str, Observable] | None) -> dict[str, Observable]:
+    """Return the observables, if every name can be a name and every function be called."""
+    allowed = "a mapping from names to functions of W and U"
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidInput("observables", given, allowed)
+    for name, function in given.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise InvalidInput("observables", given, f"{allowed}; a name is letters, digits and underscores")
+        _checks.function(f"observables[{name!r}]", function)
+    return dict(given)
+
+
+def _identity(plan: Plan, t: Array, seed: np.random.SeedSequence, runs: int, reduced: bool) -> dict[str, object]:
+    """Return what the numbers of a simulation depend on, by the names of the arguments."""
+    return {
+        "problem": f"{plan.problem!r} ({digest(plan.problem)})",
+        "initial": f"{plan.initial!r} ({digest(plan.initial)})",
+        "t_eval": f"{len(t)} times up to {t[-1]:g} ({digest(plan.output_steps)})",
+        "snapshots": f"{len(plan.snapshot_steps)} ({digest(plan.snapshot_steps)})",
+        "dimension": plan.dimension,
+        "runs": runs,
+        "rng": f"{seed.entropy} {seed.spawn_key} {seed.n_children_spawned}",
+        "exact_overlaps": plan.exact_overlaps,
+        "loss_batches": plan.loss_batches,
+        "method": "reduced" if reduced else "literal",
+        "regularizer_step": "proximal" if plan.proximal else "gradient",
+        "dtype": str(plan.dtype),
+        "observables": list(plan.observables),
+    }
+
+
+def _solution(plan: Plan, found: Progress, t: Array, kept: Array, stats: dict[str, float]) -> SgdSolution:
+    """Average over runs; a simulation that was stopped ends at its last output time."""
+    reached = int((plan.output_steps <= found.step).sum())
+    seen = int((plan.snapshot_steps <= found.step).sum())
+    r = found.record
+    record = replace(r, Q=r.Q[:reached], R=r.R[:reached], loss=r.loss[:reached], weights=r.weights[:seen])
+    exact = (np.zeros((reached, *r.Q.shape[2:])), np.zeros((reached, *r.R.shape[2:])))
+    solution = summarize(
         SgdSolution,
         route="sgd",
-        problem=problem,
-        initial=initial,
-        t=t,
-        snapshot_times=kept,
+        problem=plan.problem,
+        initial=plan.initial,
+        t=t[:reached],
+        snapshot_times=kept[:seen],
         record=record,
         discretization=exact,
         stats=stats,
     )
+    observables = {name: values[: len(solution.t)] for name, values in found.observables.items()}
+    status = solution.status
+    if status.success and math.isfinite(found.stopped):
+        status = Status(False, f"stopped by the callback at t = {found.stopped:.4g}")
+    return replace(solution, observables=observables, status=status)

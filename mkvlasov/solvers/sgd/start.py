@@ -16,15 +16,24 @@ from mkvlasov.problem.initial import InitialLaw
 
 @dataclass(frozen=True)
 class Streams:
-    """Independent random streams of one run."""
+    """Independent random streams of one run.
+
+    Attributes
+    ----------
+    start, samples, losses : Generator
+    key : ndarray of uint32, shape (2,)
+        Of normals drawn by counter.
+    """
 
     start: np.random.Generator
     samples: np.random.Generator
     losses: np.random.Generator
+    key: np.ndarray
 
     @staticmethod
     def spawn(seed: np.random.SeedSequence) -> Streams:
-        return Streams(*(np.random.Generator(np.random.SFC64(child)) for child in seed.spawn(3)))
+        *drawn, key = seed.spawn(4)
+        return Streams(*(np.random.Generator(np.random.SFC64(child)) for child in drawn), key.generate_state(2))
 
 
 def draw_start(
