@@ -9,7 +9,7 @@ from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, losses, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solution_runs import SgdSolution
-from mkvlasov.solvers.sgd import literal
+from mkvlasov.solvers.sgd import literal, reduced
 from mkvlasov.solvers.sgd.literal import batch_losses, draw_views, sgd_increment
 from mkvlasov.solvers.sgd.simulate import simulate_sgd
 from mkvlasov.solvers.sgd.start import draw_start
@@ -196,6 +196,7 @@ def run_small(**options: object) -> SgdSolution:
 def test_same_seed_gives_the_same_numbers_whatever_the_workers_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = run_small(workers=1, snapshots=[1.0]), run_small(workers=2)
     monkeypatch.setattr(literal, "_BLOCK_COORDINATES", 1)
+    monkeypatch.setattr(reduced, "_BLOCK_RUNS", 1)
     three = run_small(workers=3)
     for other in (two, three):
         np.testing.assert_array_equal(one.runs.Q, other.runs.Q)

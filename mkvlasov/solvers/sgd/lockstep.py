@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,6 @@ from mkvlasov.solvers.sgd.start import Streams
 # A run counts as diverged when a weight exceeds this: its pre-activations are then of the order of 1e8 too, far
 # beyond any regime that the limit describes, and still far from overflow.
 HUGE_WEIGHT = 1e8
-
-MakeBlock = Callable[[Plan, list[Streams], Array], Block]
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Progress:
 
 def simulate_blocks(
     plan: Plan,
-    make_block: MakeBlock,
+    kind: type[Block],
     seeds: list[np.random.SeedSequence],
     *,
     block: int,
@@ -64,7 +62,7 @@ def simulate_blocks(
     progress = Progress(0, record, {})
 
     def make(part: slice) -> Block:
-        return make_block(plan, [Streams.spawn(seed) for seed in seeds[part]], record.loadings[part])
+        return kind(plan, [Streams.spawn(seed) for seed in seeds[part]], record.loadings[part])
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:

@@ -22,6 +22,8 @@ from numba.extending import intrinsic, overload
 
 from mkvlasov._typing import Array
 
+Words = np.ndarray[tuple[Any, ...], np.dtype[np.uint32]]
+
 TILE = 256
 """Positions drawn together; everything that a tile needs stays in the fastest cache."""
 
@@ -64,7 +66,7 @@ _single = _bitcast(types.float32, types.uint32, ir.FloatType())
 
 
 @_jit
-def random_words(key: Array, stream: int, step: int, first: int, count: int, words: Array) -> None:
+def random_words(key: Words, stream: int, step: int, first: int, count: int, words: Words) -> None:
     """Write the 4 words of each of `count` counters, words (4, >= count) of uint32, for a key (2,) of uint32."""
     stream_word, low, high = uint64(stream), uint64(step) & _LOW, uint64(step) >> _HALF
     key_0, key_1 = uint64(key[0]), uint64(key[1])
@@ -80,7 +82,7 @@ def random_words(key: Array, stream: int, step: int, first: int, count: int, wor
 
 
 @_jit
-def _pairs(w0: Array, w1: Array, w2: Array, w3: Array, count: int, first: Array, second: Array) -> None:
+def _pairs(w0: Words, w1: Words, w2: Words, w3: Words, count: int, first: Array, second: Array) -> None:
     """Write `count` pairs of normals of four words each.
 
     With u in (0, 1] and an angle in a quarter turn about 45 degrees, cos and sin of which are those of x rotated by 45
@@ -109,7 +111,7 @@ def _pairs(w0: Array, w1: Array, w2: Array, w3: Array, count: int, first: Array,
 
 
 @_jit
-def _pairs_single(w0: Array, w1: Array, count: int, first: Array, second: Array) -> None:
+def _pairs_single(w0: Words, w1: Words, count: int, first: Array, second: Array) -> None:
     """Write `count` pairs of normals of two words each, in single precision; see `_pairs`."""
     for i in range(count):
         u = float32(w0[i]) * float32(2.0**-32) + float32(2.0**-33)
@@ -135,21 +137,21 @@ def _pairs_single(w0: Array, w1: Array, count: int, first: Array, second: Array)
 
 
 @_jit
-def _fill_double(key: Array, stream: int, step: int, tile: int, count: int, words: Array, out: Array) -> None:
+def _fill_double(key: Words, stream: int, step: int, tile: int, count: int, words: Words, out: Array) -> None:
     half = (count + 2 * _PAD - 1) // (2 * _PAD) * _PAD
     random_words(key, stream, step, tile * TILE, half, words)
     _pairs(words[0], words[1], words[2], words[3], half, out, out[half:])
 
 
 @_jit
-def _fill_single(key: Array, stream: int, step: int, tile: int, count: int, words: Array, out: Array) -> None:
+def _fill_single(key: Words, stream: int, step: int, tile: int, count: int, words: Words, out: Array) -> None:
     quarter = (count + 4 * _PAD - 1) // (4 * _PAD) * _PAD
     random_words(key, stream, step, tile * TILE, quarter, words)
     _pairs_single(words[0], words[1], quarter, out, out[quarter:])
     _pairs_single(words[2], words[3], quarter, out[2 * quarter :], out[3 * quarter :])
 
 
-def fill_tile(key: Array, stream: int, step: int, tile: int, count: int, words: Array, out: Array) -> None:
+def fill_tile(key: Words, stream: int, step: int, tile: int, count: int, words: Words, out: Array) -> None:
     """Write the first `count` <= TILE normals of a tile to `out`, which has `room(count)`, in its precision.
 
     Parameters
@@ -176,7 +178,7 @@ def _fill_tile(key: Any, stream: Any, step: Any, tile: Any, count: Any, words: A
 
 
 @_jit
-def fill_normals(key: Array, stream: int, step: int, words: Array, out: Array) -> None:
+def fill_normals(key: Words, stream: int, step: int, words: Words, out: Array) -> None:
     """Write as many normals of a stream at a step as `out` holds but for its `room`, tile by tile."""
     count = len(out) - 4 * _PAD
     for tile in range((count + TILE - 1) // TILE):

@@ -46,7 +46,7 @@ class Plan:
 
 
 class Block(Protocol):
-    """Some runs that advance together, in memory of their own.
+    """Some runs that advance together, in memory of their own; loadings as drawn are written where there is room.
 
     Attributes
     ----------
@@ -63,6 +63,12 @@ class Block(Protocol):
     weights: Array
     features: Array
     streams: list[Streams]
+
+    def __init__(self, plan: Plan, streams: list[Streams], loadings: Array) -> None: ...
+
+    @staticmethod
+    def most_runs(plan: Plan) -> int:
+        """Return how many runs make a block at most."""
 
     def advance(self, first: int, last: int) -> None:
         """Do the steps with numbers first to last - 1; calls follow each other."""

@@ -7,8 +7,8 @@ views of sample b have along U and V the components
     f_b^(v) = c_b + n_b^(v)  (K),  Cov = S between the views,        y_b^(v)  (m),  Cov = T = eta + S,
 
 so h_b^(v) = R f_b^(v) + L y_b^(v). In the other N - K - m directions they are independent Gaussian vectors with
-covariance T between the views. So with A A^T = sum_b sum_vv' T_vv' alpha_b^(v) alpha_b^(v')T and g one standard Gaussian
-vector per output, less its components along U and V, one step is in law exactly
+covariance T between the views. So with A A^T = sum_b sum_vv' T_vv' alpha_b^(v) alpha_b^(v')T and g one standard
+Gaussian vector per output, less its components along U and V, one step is in law exactly
 
     W <- W - (tau / sqrt(N)) [ (sum alpha f^T) U + (sum alpha y^T) V + A g ]   and the regularizer.
 
@@ -98,11 +98,10 @@ class ReducedBlock:
 
         def draw(count: int) -> Array:
             hidden = problem.hidden.sample(rng, (count, batch))
-            along = hidden[:, None] + np.moveaxis(
-                rng.standard_normal((count, batch, k, noise.shape[1])) @ noise.T, 3, 1
-            )
-            across = np.moveaxis(rng.standard_normal((count, batch, m, views.shape[1])) @ views.T, 3, 1)
-            outputs = problem.activation.value(along @ R.T + across @ root.T)
+            shared = rng.standard_normal((count, batch, k, noise.shape[1])) @ noise.T
+            across = rng.standard_normal((count, batch, m, views.shape[1])) @ views.T
+            h = (hidden[:, None] + np.moveaxis(shared, 3, 1)) @ R.T + np.moveaxis(across, 3, 1) @ root.T
+            outputs = problem.activation.value(h)
             return problem.batch_loss(outputs[:, 0], outputs[:, 1])
 
         return mean_loss(self._plan.loss_batches, self.chunk, draw)
@@ -148,7 +147,7 @@ def compiled_gradient(problem: Problem) -> reduced_kernels.Gradient | None:
 
 def activation_code(activation: activations.Activation) -> tuple[int, Array] | None:
     """Return how the compiled steps name an activation, with its parameters; None for one of the user's own."""
-    plain = {
+    plain: dict[type, int] = {
         activations.Identity: alpha_kernels.IDENTITY,
         activations.Tanh: alpha_kernels.TANH,
         activations.Erf: alpha_kernels.ERF,

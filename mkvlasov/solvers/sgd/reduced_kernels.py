@@ -10,7 +10,7 @@ from numba import njit
 
 from mkvlasov._typing import Array
 from mkvlasov.solvers.sgd.alpha_kernels import activate, factorize, loss_gradient
-from mkvlasov.solvers.sgd.normal_kernels import TILE, fill_normals, fill_tile, room
+from mkvlasov.solvers.sgd.normal_kernels import TILE, Words, fill_normals, fill_tile, room
 
 NO_PENALTY, ENTRIES, ROWS, ENTRIES_PROXIMAL, ROWS_PROXIMAL, DOUBLE_WELL_PROXIMAL, OTHER_PENALTY = range(7)
 """What is done to the weights beyond a linear map, by gradient unless the name says so; the last not here."""
@@ -72,7 +72,7 @@ class Block(NamedTuple):
 
     weights: Array
     features: Array
-    keys: Array
+    keys: Words
 
 
 class Step(NamedTuple):
@@ -250,7 +250,7 @@ def _move(w: Array, u: Array, model: Model, step: Step, gain: float, first: int,
 
 
 @_jit
-def _draw(key: Array, w: Array, u: Array, step: Step, number: int, first: int, last: int, words: Array) -> None:
+def _draw(key: Words, w: Array, u: Array, step: Step, number: int, first: int, last: int, words: Words) -> None:
     """Draw g for some coordinates, and add up what they contribute to the sums over coordinates."""
     g_features, g_weights, Q, R = step.g_features, step.g_weights, step.Q, step.R
     m, k, g = len(w), len(u), step.normals

@@ -25,7 +25,7 @@ from mkvlasov.solvers.options import snapshot_times, worker_count
 from mkvlasov.solvers.sgd.checkpoint import Checkpoint, digest
 from mkvlasov.solvers.sgd.literal import LiteralBlock
 from mkvlasov.solvers.sgd.lockstep import Progress, simulate_blocks
-from mkvlasov.solvers.sgd.plan import Callback, Observable, Plan
+from mkvlasov.solvers.sgd.plan import Block, Callback, Observable, Plan
 
 # Beyond this many steps, which no run reaches anyway, step / N is not exact in double precision.
 _MOST_STEPS = 2**53
@@ -64,7 +64,8 @@ def simulate_sgd(
 
     Every run draws its own loadings from their law and orthonormalizes them (which moves each by O(1 / sqrt(N))), rows
     of weights independently from the initial law, and its own samples. The same seed gives the same numbers, whatever
-    the number of workers; and the trajectory of a run does not depend on `t_eval`, on `snapshots`, or on the other runs.
+    the number of workers; and the trajectory of a run does not depend on `t_eval`, on `snapshots` or on the
+    other runs.
 
     Parameters
     ----------
@@ -96,8 +97,8 @@ def simulate_sgd(
         every N, in compiled code (the user's own functions are called where there are some). It needs augmentations by
         Gaussian noise. "auto" is "reduced" where it applies.
     regularizer_step : {"gradient", "proximal"}
-        "proximal" replaces the step along -phi' by W <- argmin_u phi(u) + N / (2 tau) |u - W|^2 after the step along the
-        loss: with a kink in phi, weights become exactly zero.
+        "proximal" replaces the step along -phi' by W <- argmin_u phi(u) + N / (2 tau) |u - W|^2, after the step along
+        the loss: with a kink in phi, weights become exactly zero.
     dtype : {"float64", "float32"}
         Precision of the weights and features; single precision is for "reduced".
     observables : mapping from name to function, optional
@@ -181,18 +182,17 @@ def simulate_sgd(
             _identity(plan, t, seed, runs, reduced),
         )
     started = time.perf_counter()
+    kind: type[Block] = LiteralBlock
     if reduced:
         # Compiled code is loaded when it runs.
         from mkvlasov.solvers.sgd.reduced import ReducedBlock
 
-        make, block = ReducedBlock, ReducedBlock.most_runs(plan)
-    else:
-        make, block = LiteralBlock, LiteralBlock.most_runs(plan)
+        kind = ReducedBlock
     found = simulate_blocks(
         plan,
-        make,
+        kind,
         seed.spawn(runs),
-        block=block,
+        block=kind.most_runs(plan),
         workers=workers,
         bar=progress,
         callback=callback,

@@ -32,8 +32,8 @@ class Streams:
 
     @staticmethod
     def spawn(seed: np.random.SeedSequence) -> Streams:
-        *drawn, key = seed.spawn(4)
-        return Streams(*(np.random.Generator(np.random.SFC64(child)) for child in drawn), key.generate_state(2))
+        start, samples, losses = (np.random.Generator(np.random.SFC64(child)) for child in seed.spawn(3))
+        return Streams(start, samples, losses, key=seed.spawn(1)[0].generate_state(2))
 
 
 def draw_start(
