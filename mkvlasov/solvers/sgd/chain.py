@@ -1,9 +1,9 @@
 """The order parameters of SGD as a Markov chain: the law of direct SGD at finite dimension, at O(1) per step.
 
-For Gaussian noise and a regularizer with a linear gradient, the law of (Q, R) after a step depends on the weights through
-(Q, R) alone (docs/theory.md, section 8, "The order parameters as a Markov chain"). With P = Q - R R^T = L L^T, the
-views of sample b have along the features, and along an orthonormal frame of m directions that holds the rest of the
-weights, the components
+For Gaussian noise and a regularizer with a linear gradient, the law of (Q, R) after a step depends on the weights
+through (Q, R) alone (docs/theory.md, section 8, "The order parameters as a Markov chain"). With P = Q - R R^T = L L^T,
+the views of sample b have along the features, and along an orthonormal frame of m directions that holds the rest of
+the weights, the components
 
     f_b^(v) = c_b + n_b^(v)  (K),  Cov = S between the views,        g_b^(v)  (m),  Cov = T = eta + S,
 
@@ -36,8 +36,9 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.problem.losses import Covariance
 from mkvlasov.solution_runs import RunRecord
-from mkvlasov.solvers import chain_kernels as kernels
-from mkvlasov.solvers.sgd import HUGE_WEIGHT, draw_start
+from mkvlasov.solvers.sgd import chain_kernels as kernels
+from mkvlasov.solvers.sgd.literal import HUGE_WEIGHT
+from mkvlasov.solvers.sgd.start import Streams, draw_start
 
 # Random numbers drawn at a time per run, few enough for the cache of a core.
 _CHUNK_NUMBERS = 2**13
@@ -117,9 +118,12 @@ def simulate_chain(
                 bar.update(done)
             return not stop.is_set()
 
+        def simulate(part: slice) -> None:
+            _simulate_block(plan, seeds[part], record.part(part), go_on)
+
         with ThreadPoolExecutor(max_workers=workers) as pool:
             try:
-                for _ in pool.map(lambda part: _simulate_block(plan, seeds[part], record.part(part), go_on), parts):
+                for _ in pool.map(simulate, parts):
                     pass
             except BaseException:
                 # Without this an interrupt would wait until every thread has finished its runs.
@@ -312,36 +316,32 @@ def _simulate_block(
 ) -> None:
     """Simulate runs side by side and fill their part of the record."""
     chain = plan.chain
-    starts, samples, losses = zip(*(_streams(seed) for seed in seeds), strict=True)
-    R, P = plan.start(list(starts))
+    streams = [Streams.spawn(seed) for seed in seeds]
+    samples, losses = [stream.samples for stream in streams], [stream.losses for stream in streams]
+    R, P = plan.start([stream.start for stream in streams])
     step, last = 0, int(plan.steps[-1])
     # A diverging run overflows before it is noticed; it is then reported, not warned about.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         while True:
             for index in np.flatnonzero(plan.steps == step):
                 record.Q[index], record.R[index] = P + R @ np.swapaxes(R, -1, -2), R
-                record.loss[index] = plan.mean_losses(R, P, list(losses))
+                record.loss[index] = plan.mean_losses(R, P, losses)
             if step == last or np.isfinite(record.diverged).all():
                 return
             offset = step % chain.chunk
             if offset == 0:
                 if not go_on(len(seeds) * min(chain.chunk, last - step)):
                     return
-                draws = chain.draw(list(samples), step, chain.chunk)
+                draws = chain.draw(samples, step, chain.chunk)
             upcoming = int(plan.steps[np.searchsorted(plan.steps, step, side="right")])
             end = min(offset + upcoming - step, chain.chunk)
             chain.advance(R, P, record.diverged, draws, (offset, end), step)
             step += end - offset
 
 
-def _streams(seed: np.random.SeedSequence) -> list[np.random.Generator]:
-    """Return the streams of a run: for its start, its samples, its losses."""
-    return [np.random.Generator(np.random.SFC64(child)) for child in seed.spawn(3)]
-
-
 def _activation_code(activation: activations.Activation) -> tuple[int, Array] | None:
     """Return how the compiled steps name an activation, with its parameters; None for one of the user's own."""
-    plain = {
+    plain: dict[type, int] = {
         activations.Identity: kernels.IDENTITY,
         activations.Tanh: kernels.TANH,
         activations.Erf: kernels.ERF,

@@ -80,7 +80,7 @@ def activate(code: int, parameters: Array, h: float) -> tuple[float, float]:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def factorize(matrix: Array, lower: Array) -> None:
-    """Write the Cholesky factor of a positive semidefinite matrix; columns without variance beyond rounding are zero."""
+    """Write the Cholesky factor of a positive semidefinite matrix; columns lost to rounding are zero."""
     m = len(matrix)
     lower[:] = 0.0
     for j in range(m):
@@ -117,17 +117,17 @@ def loss_gradient(y: Array, decorrelation: float, centered: bool, covariance: Ar
                 gradient[1, b, j] = -y[0, b, j] / batch
         return
     for j in range(m):
-        for l in range(m):
+        for n in range(m):
             total = 0.0
             for b in range(batch):
-                total += y[0, b, j] * y[1, b, l]
-            covariance[j, l] = -1.0 if j == l else decorrelation * total / batch
+                total += y[0, b, j] * y[1, b, n]
+            covariance[j, n] = -1.0 if j == n else decorrelation * total / batch
     for b in range(batch):
         for j in range(m):
             first, second = 0.0, 0.0
-            for l in range(m):
-                first += covariance[j, l] * y[1, b, l]
-                second += covariance[l, j] * y[0, b, l]
+            for n in range(m):
+                first += covariance[j, n] * y[1, b, n]
+                second += covariance[n, j] * y[0, b, n]
             gradient[0, b, j] = first / batch
             gradient[1, b, j] = second / batch
 
@@ -219,34 +219,34 @@ def advance(
                     for i in range(view_rank):
                         mixed[j, i] = views[0, i] * alpha[0, b, j] + views[1, i] * alpha[1, b, j]
                 for j in range(m):
-                    for l in range(j + 1):
+                    for n in range(j + 1):
                         for i in range(view_rank):
-                            gram[j, l] += mixed[j, i] * mixed[l, i]
+                            gram[j, n] += mixed[j, i] * mixed[n, i]
             factorize(gram, chol)
             for j in range(m):
-                for l in range(j):
-                    bartlett[j, l] = z[position] if l < columns else 0.0
+                for n in range(j):
+                    bartlett[j, n] = z[position] if n < columns else 0.0
                     position += 1
                 bartlett[j, j] = math.sqrt(squares[run, s, j]) if j < columns else 0.0
             for j in range(m):
-                for l in range(m):
-                    moved[j, l] = kept * root[j, l]
+                for n in range(m):
+                    moved[j, n] = kept * root[j, n]
                     for b in range(batch):
-                        moved[j, l] -= gain * (alpha[0, b, j] * across[0, b, l] + alpha[1, b, j] * across[1, b, l])
-                    rest[j, l] = 0.0
-                    for i in range(l, j + 1):
-                        rest[j, l] += gain * chol[j, i] * bartlett[i, l]
+                        moved[j, n] -= gain * (alpha[0, b, j] * across[0, b, n] + alpha[1, b, j] * across[1, b, n])
+                    rest[j, n] = 0.0
+                    for i in range(n, j + 1):
+                        rest[j, n] += gain * chol[j, i] * bartlett[i, n]
             for j in range(m):
                 for k in range(features):
                     r[j, k] *= kept
                     for b in range(batch):
                         r[j, k] -= gain * (alpha[0, b, j] * along[0, b, k] + alpha[1, b, j] * along[1, b, k])
-                for l in range(j + 1):
+                for n in range(j + 1):
                     total = 0.0
                     for i in range(m):
-                        total += moved[j, i] * moved[l, i] + rest[j, i] * rest[l, i]
-                    p[j, l] = total
-                    p[l, j] = total
+                        total += moved[j, i] * moved[n, i] + rest[j, i] * rest[n, i]
+                    p[j, n] = total
+                    p[n, j] = total
             size = 0.0
             for j in range(m):
                 square = p[j, j]
@@ -258,9 +258,9 @@ def advance(
                     scale = 1.0 / math.sqrt(square)
                     for k in range(features):
                         r[j, k] *= scale
-                    for l in range(m):
-                        p[j, l] *= scale
-                        p[l, j] *= scale
+                    for n in range(m):
+                        p[j, n] *= scale
+                        p[n, j] *= scale
             if not size < largest:
                 diverged[run] = (step + s - part[0] + 1) / dimension
                 break

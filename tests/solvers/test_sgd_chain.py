@@ -8,7 +8,7 @@ from scipy import stats
 
 import mkvlasov as mv
 from mkvlasov.order_parameters import match_overlaps, orthonormalize, overlaps
-from mkvlasov.solvers.chain import Draws, OrderParameterChain, chain_applies, simulate_chain
+from mkvlasov.solvers.sgd.chain import Draws, OrderParameterChain, chain_applies, simulate_chain
 
 LEVEL = 1e-4
 """Probability of a false alarm per test, shared among its statistics (Bonferroni)."""
