@@ -1,5 +1,6 @@
 """The chain of the order parameters against the literal algorithm at finite dimension, in law."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -40,13 +41,16 @@ def literal_views(problem, u, rng):
     return x1, x + np.sqrt(s2) * (rho * first + np.sqrt(1.0 - rho**2) * second)
 
 
-def literal_step(problem, w, u, rng, rate):
+def literal_step(problem, w, u, rng, rate, proximal=False):
     """One step as theory.md, section 1, writes it, for weights (runs, N, m)."""
     n = w.shape[1]
     x1, x2 = literal_views(problem, u, rng)
     alpha1, alpha2 = problem.alpha(x1 @ w / np.sqrt(n), x2 @ w / np.sqrt(n))
-    kappa = problem.regularizer.linear_strength
-    w = w - rate / np.sqrt(n) * (x1.mT @ alpha1 + x2.mT @ alpha2) - rate / n * kappa * w
+    gradient = (x1.mT @ alpha1 + x2.mT @ alpha2) / np.sqrt(n)
+    if proximal:
+        w = problem.regularizer.proximal(w - rate * gradient, rate / n)
+    else:
+        w = w - rate * gradient - rate / n * problem.regularizer.gradient(w)
     if problem.constraint == "sphere":
         w = w / np.sqrt((w**2).mean(axis=1, keepdims=True))
     return w
@@ -82,21 +86,21 @@ def state(problem):
     return Q, np.array([[0.6, 0.3], [-0.2, 0.5]])[: problem.outputs]
 
 
-def literal_runs(problem, Q, R, dimension, steps, count, seed):
+def literal_runs(problem, Q, R, dimension, steps, count, seed, proximal=False):
     """Entries after some literal steps from exactly (Q, R)."""
     rng = np.random.default_rng(seed)
     a = orthonormalize(rng.standard_normal((dimension, R.shape[1])))
     w = match_overlaps(rng.standard_normal((dimension, len(Q))), a, Q, R)
     w, u = np.tile(w, (count, 1, 1)), np.tile(a / np.sqrt(dimension), (count, 1, 1))
     for step in range(steps):
-        w = literal_step(problem, w, u, rng, problem.rate(step / dimension))
+        w = literal_step(problem, w, u, rng, problem.rate(step / dimension), proximal)
     return pack(*overlaps(w, np.tile(a, (count, 1, 1))))
 
 
-def chain_runs(problem, Q, R, dimension, steps, count, seed, wrong_freedom=0):
+def chain_runs(problem, Q, R, dimension, steps, count, seed, proximal=False, wrong_freedom=0):
     """The same for the chain."""
     rng = np.random.default_rng(seed)
-    chain = OrderParameterChain(problem, dimension)
+    chain = OrderParameterChain(problem, dimension, proximal)
     R, P = np.tile(R, (count, 1, 1)), np.tile(Q - R @ R.T, (count, 1, 1))
     diverged = np.full(count, np.inf)
     for step in range(steps):
@@ -134,8 +138,8 @@ def test_one_step_has_the_law_of_the_literal_algorithm(case):
     changes, dimension = ONE_STEP[case]
     problem = make_problem(**changes)
     Q, R = state(problem)
-    literal = literal_runs(problem, Q, R, dimension, 1, 30_000, seed=1)
-    assert p_value_of_same_law(chain_runs(problem, Q, R, dimension, 1, 60_000, seed=2), literal) > LEVEL
+    literal = literal_runs(problem, Q, R, dimension, 1, 20_000, seed=1)
+    assert p_value_of_same_law(chain_runs(problem, Q, R, dimension, 1, 40_000, seed=2), literal) > LEVEL
 
 
 WRONG = {
@@ -148,16 +152,24 @@ WRONG = {
 }
 
 
+def test_a_proximal_step_of_l2():
+    problem = make_problem(**DECORRELATED, regularizer=mv.regularizers.L2(3.0))
+    Q, R = state(problem)
+    literal = literal_runs(problem, Q, R, 7, 1, 20_000, seed=1, proximal=True)
+    assert p_value_of_same_law(chain_runs(problem, Q, R, 7, 1, 40_000, seed=2, proximal=True), literal) > LEVEL
+    assert p_value_of_same_law(chain_runs(problem, Q, R, 7, 1, 40_000, seed=2), literal) < LEVEL
+
+
 @functools.cache
 def decorrelated_step():
     problem = make_problem(**DECORRELATED)
-    return literal_runs(problem, *state(problem), 7, 1, 30_000, seed=1)
+    return literal_runs(problem, *state(problem), 7, 1, 20_000, seed=1)
 
 
 @pytest.mark.parametrize("piece", WRONG)
 def test_a_wrong_piece_of_a_step_is_noticed(piece):
     wrong = make_problem(**{**DECORRELATED, **WRONG[piece]})
-    found = chain_runs(wrong, *state(wrong), 7, 1, 60_000, seed=2, wrong_freedom=int(not WRONG[piece]))
+    found = chain_runs(wrong, *state(wrong), 7, 1, 40_000, seed=2, wrong_freedom=int(not WRONG[piece]))
     assert p_value_of_same_law(found, decorrelated_step()) < LEVEL
 
 
@@ -167,8 +179,8 @@ def test_weights_that_depend_on_each_other_and_on_the_features():
     R = np.array([[0.6, 0.3], [-0.2, 0.5]])
     for rest in (np.array([[0.4, 0.2], [0.2, 0.1]]), np.zeros((2, 2))):
         Q = R @ R.T + rest
-        literal = literal_runs(problem, Q, R, 7, 1, 30_000, seed=3)
-        assert p_value_of_same_law(chain_runs(problem, Q, R, 7, 1, 60_000, seed=4), literal) > LEVEL
+        literal = literal_runs(problem, Q, R, 7, 1, 20_000, seed=3)
+        assert p_value_of_same_law(chain_runs(problem, Q, R, 7, 1, 40_000, seed=4), literal) > LEVEL
 
 
 @pytest.mark.parametrize(
@@ -239,7 +251,7 @@ def test_functions_of_ones_own_give_the_same_numbers(activation, changes):
     own = mv.activations.Custom(problem.activation.value, problem.activation.derivative)
     initial = START if problem.outputs == 1 else TWO
     other = make_problem(**changes, activation=own, learning_rate=0.2)
-    one, two = (run(p, initial, dimension=50, steps=np.array([0, 10, 30])) for p in (problem, other))
+    one, two = (run(p, initial, dimension=50, steps=np.array([0, 10, 30]), proximal=True) for p in (problem, other))
     for name in ("Q", "R", "loss"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=1e-7, atol=1e-9)
     assert np.abs(one.R[-1] - one.R[0]).max() > 0.01
@@ -287,3 +299,12 @@ def test_where_it_does_not_apply_the_reason_is_given():
     assert "RandomMask" in chain_applies(make_problem(augmentation=mv.augmentations.RandomMask(0.7)))
     assert "L1" in chain_applies(make_problem(regularizer=mv.regularizers.L1(0.1)))
     assert "inf" in chain_applies(make_problem(batch_size=np.inf))
+
+
+def test_every_field_of_the_covariance_loss_reaches_the_compiled_steps():
+    """A field that is added to the loss or the problem must be passed on, or keep compiled steps from being used."""
+    assert {field.name for field in dataclasses.fields(mv.losses.Covariance)} == {"decorrelation", "centered"}
+    assert {field.name for field in dataclasses.fields(mv.Problem)} == {
+        "hidden", "activation", "learning_rate", "regularizer", "augmentation", "loss", "loadings", "outputs",
+        "batch_size", "background_variance", "constraint",
+    }  # fmt: skip

@@ -14,6 +14,7 @@ Wishart matrix. Given alpha at these h, with s = 1 - tau kappa / N, one step of 
     P <- M M^T + (tau / N)^2 C Omega C^T,      M = s L - (tau / N) sum_{b,v} alpha_b^(v) g_b^(v)T,
     C C^T = sum_b sum_vv' T_vv' alpha_b^(v) alpha_b^(v')T,      Omega ~ Wishart_m(N - K - m, 1).
 
+A proximal step of L2 shrinks the result: s and tau / N become 1 / (1 + tau kappa / N) and s tau / N.
 P is a sum of squares, so rounding cannot make it indefinite. Nothing here knows the limit.
 """
 
@@ -70,6 +71,7 @@ def simulate_chain(
     loss_batches: int,
     workers: int,
     progress: bool,
+    proximal: bool = False,
 ) -> RunRecord:
     """Run the chain of the order parameters, one run per seed; arguments have been checked.
 
@@ -92,6 +94,8 @@ def simulate_chain(
     workers : int
         Threads.
     progress : bool
+    proximal : bool
+        L2 shrinks the weights by 1 / (1 + tau kappa / N) after the gradient step, instead of being part of it.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def simulate_chain(
     UnsupportedError
         If the start cannot be drawn at this dimension.
     """
-    chain = OrderParameterChain(problem, dimension)
+    chain = OrderParameterChain(problem, dimension, proximal)
     plan = _Plan(chain, initial, steps, exact_overlaps, loss_batches)
     record = RunRecord.empty(problem, len(steps), 0, len(seeds), dimension)
     block = min(chain.block, -(-len(seeds) // workers))
@@ -161,6 +165,7 @@ class OrderParameterChain:
 
     problem: Problem
     dimension: int
+    proximal: bool = False
 
     @cached_property
     def noise(self) -> Array:
@@ -188,6 +193,7 @@ class OrderParameterChain:
             centered=loss.centered,
             sphere=problem.constraint == "sphere",
             strength=strength,
+            proximal=self.proximal,
             dimension=self.dimension,
             noise=self.noise,
             views=self.views,
@@ -263,6 +269,9 @@ class OrderParameterChain:
         strength = problem.regularizer.linear_strength
         assert strength is not None
         kept = 1.0 - gain * strength
+        if self.proximal:
+            kept = 1.0 / (1.0 + gain * strength)
+            gain *= kept
         along, across, below = self._split(draws.hidden[:, s], draws.normals[:, s])
         L = _cholesky(P)
         h = _preactivations(R, L, along, across)

@@ -31,6 +31,8 @@ class Compiled(NamedTuple):
     centered, sphere : bool
     strength : float
         kappa.
+    proximal : bool
+        Whether L2 shrinks the weights after the gradient step instead of being part of it.
     dimension : int
         N.
     noise : ndarray, shape (2, p)
@@ -47,6 +49,7 @@ class Compiled(NamedTuple):
     centered: bool
     sphere: bool
     strength: float
+    proximal: bool
     dimension: int
     noise: Array
     views: Array
@@ -166,7 +169,8 @@ def advance(
     step : int
         Number in the run of the first step of that part.
     """
-    activation, parameters, decorrelation, centered, sphere, strength, dimension, noise, views, largest = compiled
+    activation, parameters, decorrelation, centered, sphere = compiled[:5]
+    strength, proximal, dimension, noise, views, largest = compiled[5:]
     runs, m, features = R.shape
     batch = hidden.shape[2]
     noise_rank, view_rank, columns = noise.shape[1], views.shape[1], squares.shape[2]
@@ -182,7 +186,11 @@ def advance(
         for s in range(part[0], part[1]):
             z, position = normals[run, s], 0
             gain = rates[s] / dimension
-            kept = 1.0 - gain * strength
+            if proximal:
+                kept = 1.0 / (1.0 + gain * strength)
+                gain *= kept
+            else:
+                kept = 1.0 - gain * strength
             factorize(p, root)
             for b in range(batch):
                 for k in range(features):
