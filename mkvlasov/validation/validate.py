@@ -164,7 +164,7 @@ def validate(
     else:
         solutions["sgd"] = simulate_sgd(
             problem, initial, t_eval=t, dimension=dimension, runs=runs, rng=sgd_seed, exact_overlaps=True,
-            snapshots=snapshots, progress=progress,
+            snapshots=snapshots, method="literal", progress=progress,
         )  # fmt: skip
     reference, *others = solutions.values()
     return Report(

@@ -32,13 +32,14 @@ from tqdm import tqdm
 
 from mkvlasov._typing import Array
 from mkvlasov.order_parameters import overlaps
-from mkvlasov.problem import activations
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.problem.losses import Covariance
 from mkvlasov.solution_runs import RunRecord
 from mkvlasov.solvers.sgd import chain_kernels as kernels
-from mkvlasov.solvers.sgd.literal import HUGE_WEIGHT
+from mkvlasov.solvers.sgd.compiled import activation_code
+from mkvlasov.solvers.sgd.lockstep import HUGE_WEIGHT
+from mkvlasov.solvers.sgd.plan import factor
 from mkvlasov.solvers.sgd.start import Streams, draw_start
 
 # Random numbers drawn at a time per run, few enough for the cache of a core.
@@ -170,19 +171,19 @@ class OrderParameterChain:
     @cached_property
     def noise(self) -> Array:
         """Factor (2, p) of S."""
-        return _factor(self.problem.noise_covariance)
+        return factor(self.problem.noise_covariance)
 
     @cached_property
     def views(self) -> Array:
         """Factor (2, q) of T = eta + S."""
-        return _factor(self.problem.noise_covariance + self.problem.background_variance)
+        return factor(self.problem.noise_covariance + self.problem.background_variance)
 
     @cached_property
     def compiled(self) -> kernels.Compiled | None:
         """The problem as numbers, for the compiled steps; None where it contains functions of the user's own."""
         problem, loss = self.problem, self.problem.loss
-        activation = _activation_code(problem.activation)
-        if activation is None or type(loss) is not Covariance:
+        activation = activation_code(problem.activation)
+        if activation is None or type(loss) is not Covariance or loss.g is not None or loss.stop_gradient:
             return None
         strength = problem.regularizer.linear_strength
         assert strength is not None
@@ -346,34 +347,6 @@ def _simulate_block(
             end = min(offset + upcoming - step, chain.chunk)
             chain.advance(R, P, record.diverged, draws, (offset, end), step)
             step += end - offset
-
-
-def _activation_code(activation: activations.Activation) -> tuple[int, Array] | None:
-    """Return how the compiled steps name an activation, with its parameters; None for one of the user's own."""
-    plain: dict[type, int] = {
-        activations.Identity: kernels.IDENTITY,
-        activations.Tanh: kernels.TANH,
-        activations.Erf: kernels.ERF,
-        activations.Sigmoid: kernels.SIGMOID,
-        activations.Softplus: kernels.SOFTPLUS,
-    }
-    kind = type(activation)
-    if kind in plain:
-        return plain[kind], np.zeros(1)
-    if kind is activations.ReLU:
-        return kernels.LEAKY_RELU, np.zeros(1)
-    if isinstance(activation, activations.LeakyReLU):
-        return kernels.LEAKY_RELU, np.array([activation.slope])
-    if isinstance(activation, activations.Polynomial):
-        return kernels.POLYNOMIAL, np.array(activation.coefficients)
-    return None
-
-
-def _factor(covariance: Array) -> Array:
-    """Return F (2, rank) with F F^T = covariance, without the directions that carry nothing."""
-    values, vectors = np.linalg.eigh(covariance)
-    present = values > 1e-14 * max(1.0, values[-1])
-    return np.ascontiguousarray(vectors[:, present] * np.sqrt(values[present]))
 
 
 def _preactivations(R: Array, L: Array, along: Array, across: Array) -> Array:

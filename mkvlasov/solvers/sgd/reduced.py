@@ -22,10 +22,11 @@ import math
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.problem import activations, regularizers
+from mkvlasov.problem import regularizers
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.losses import Covariance
-from mkvlasov.solvers.sgd import alpha_kernels, reduced_kernels
+from mkvlasov.solvers.sgd import reduced_kernels
+from mkvlasov.solvers.sgd.compiled import activation_code
 from mkvlasov.solvers.sgd.plan import Plan, draw_starts, factor, mean_loss, penalty_gradient, shrink
 from mkvlasov.solvers.sgd.start import Streams
 
@@ -62,7 +63,7 @@ class ReducedBlock:
         keys = np.array([stream.key for stream in streams], dtype=np.uint32)
         self._block = reduced_kernels.Block(self.weights, self.features, keys)
         self._model = _model(plan)
-        self._gradient = compiled_gradient(problem)
+        self._gradient = _gradient(problem)
 
     @staticmethod
     def most_runs(plan: Plan) -> int:
@@ -137,33 +138,12 @@ class ReducedBlock:
         return self._model.penalty == reduced_kernels.OTHER_PENALTY
 
 
-def compiled_gradient(problem: Problem) -> reduced_kernels.Gradient | None:
+def _gradient(problem: Problem) -> reduced_kernels.Gradient | None:
     """Return loss and activation as numbers; None where they are functions of the user's own."""
     loss, code = problem.loss, activation_code(problem.activation)
-    if type(loss) is not Covariance or code is None or loss.g is not None:
+    if type(loss) is not Covariance or loss.g is not None or code is None:
         return None
     return reduced_kernels.Gradient(*code, loss.decorrelation, loss.centered, loss.stop_gradient)
-
-
-def activation_code(activation: activations.Activation) -> tuple[int, Array] | None:
-    """Return how the compiled steps name an activation, with its parameters; None for one of the user's own."""
-    plain: dict[type, int] = {
-        activations.Identity: alpha_kernels.IDENTITY,
-        activations.Tanh: alpha_kernels.TANH,
-        activations.Erf: alpha_kernels.ERF,
-        activations.Sigmoid: alpha_kernels.SIGMOID,
-        activations.Softplus: alpha_kernels.SOFTPLUS,
-    }
-    kind = type(activation)
-    if kind in plain:
-        return plain[kind], np.zeros(1)
-    if kind is activations.ReLU:
-        return alpha_kernels.LEAKY_RELU, np.zeros(1)
-    if isinstance(activation, activations.LeakyReLU):
-        return alpha_kernels.LEAKY_RELU, np.array([activation.slope])
-    if isinstance(activation, activations.Polynomial):
-        return alpha_kernels.POLYNOMIAL, np.array(activation.coefficients)
-    return None
 
 
 def _model(plan: Plan) -> reduced_kernels.Model:

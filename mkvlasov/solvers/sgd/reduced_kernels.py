@@ -166,17 +166,15 @@ def _penalize_entries(strengths: Array, gain: float, old: Array, new: Array) -> 
 
 @_jit
 def _shrink_entries(strengths: Array, gain: float, new: Array) -> None:
-    """Apply the proximal operator of l1 |w| (with a Huber band delta) + l2 w^2 / 2.
-
-    Soft thresholding is v - shift clip(v / shift); the band makes it v - shift clip(v / (shift + delta)).
-    """
+    """Apply the proximal operator of l1 |w|, rounded off within delta (Huber), + l2 w^2 / 2."""
     one, step = new.dtype.type(1.0), new.dtype.type(gain)
     shift = step * strengths[0]
     width = strengths[2] + shift
-    inverse, scale = (one / width if width > 0.0 else one), one / (one + step * strengths[1])
+    # Without delta what lies within the width becomes exactly zero.
+    inner, scale = (strengths[2] / width if width > 0.0 else one), one / (one + step * strengths[1])
     for i in range(len(new)):
         v = new[i]
-        new[i] = (v - shift * _clip(v * inverse, one)) * scale
+        new[i] = scale * (v - shift if v > width else (v + shift if v < -width else inner * v))
 
 
 @_jit

@@ -30,6 +30,9 @@ from mkvlasov.solvers.sgd.plan import Block, Callback, Observable, Plan
 # Beyond this many steps, which no run reaches anyway, step / N is not exact in double precision.
 _MOST_STEPS = 2**53
 
+_METHODS = ("chain", "reduced", "literal")
+"""The cheapest first."""
+
 
 def simulate_sgd(
     problem: Problem,
@@ -91,11 +94,14 @@ def simulate_sgd(
     loss_batches : int
         The training loss of a run at an output time is the mean of the literal batch loss over this many fresh batches,
         drawn from a stream of their own so that recording does not disturb the run.
-    method : {"auto", "reduced", "literal"}
+    method : {"auto", "chain", "reduced", "literal"}
         "literal" draws every sample in every coordinate, as written above. "reduced" draws the components of the views
         along U and W, and for the rest of a step one Gaussian vector per output, whatever the batch: the same law at
-        every N, in compiled code (the user's own functions are called where there are some). It needs augmentations by
-        Gaussian noise. "auto" is "reduced" where it applies.
+        every N, in compiled code (functions of the user's own are called where there are some). It needs augmentations
+        by Gaussian noise. "chain" advances (Q, R) alone, which without a regularizer or with L2 is a Markov chain, at a
+        cost that does not grow with N: again the same law, but there are no weights to look at. "auto" is the cheapest
+        that applies and gives what is asked for, in the order chain, reduced, literal; numbers for the same seed differ
+        between methods.
     regularizer_step : {"gradient", "proximal"}
         "proximal" replaces the step along -phi' by W <- argmin_u phi(u) + N / (2 tau) |u - W|^2, after the step along
         the loss: with a kink in phi, weights become exactly zero.
@@ -123,7 +129,7 @@ def simulate_sgd(
     SgdSolution
         Mean over runs, standard errors and every run; `stats` has ``seconds`` (since the call), ``steps`` (per run),
         ``coordinate_updates_per_second`` (runs x steps x N / time), ``diverged`` (number of runs), ``dimension``,
-        ``workers``, ``reduced`` (1 or 0). When a run diverges (a weight beyond 1e8, or not finite) the arrays end at
+        ``workers``. When a run diverges (a weight beyond 1e8, or not finite) the arrays end at
         the last output time before the first divergence, and the status says so.
 
     Raises
@@ -155,10 +161,15 @@ def simulate_sgd(
     progress = _checks.flag("progress", progress)
     kept = snapshot_times(snapshots, float(t[-1]))
     workers = worker_count(workers)
-    reduced = _is_reduced(problem, _checks.choice("method", method, ["auto", "reduced", "literal"]))
     dtype = _checks.choice("dtype", dtype, ["float64", "float32"])
-    if dtype == "float32" and not reduced:
-        raise UnsupportedError("dtype: single precision is for method='reduced'; use dtype='float64'")
+    weights_used = {
+        "dtype='float32'": dtype == "float32",
+        "snapshots": len(kept) > 0,
+        "observables": bool(observables),
+        "callback": callback is not None,
+        "checkpoint": checkpoint is not None,
+    }
+    method = _method(problem, method, [name for name, used in weights_used.items() if used])
     plan = Plan(
         problem=problem,
         initial=initial,
@@ -179,25 +190,10 @@ def simulate_sgd(
         saved = Checkpoint(
             Path(checkpoint),
             _checks.number("checkpoint_every", checkpoint_every, minimum=0.0),
-            _identity(plan, t, seed, runs, reduced),
+            _identity(plan, t, seed, runs, method),
         )
     started = time.perf_counter()
-    kind: type[Block] = LiteralBlock
-    if reduced:
-        # Compiled code is loaded when it runs.
-        from mkvlasov.solvers.sgd.reduced import ReducedBlock
-
-        kind = ReducedBlock
-    found = simulate_blocks(
-        plan,
-        kind,
-        seed.spawn(runs),
-        block=kind.most_runs(plan),
-        workers=workers,
-        bar=progress,
-        callback=callback,
-        checkpoint=saved,
-    )
+    found = _run(plan, seed.spawn(runs), method, workers=workers, bar=progress, callback=callback, checkpoint=saved)
     spent = time.perf_counter() - started
     stats = {
         "seconds": spent,
@@ -207,22 +203,70 @@ def simulate_sgd(
         "diverged": float(np.isfinite(found.record.diverged).sum()),
         "dimension": float(dimension),
         "workers": float(workers),
-        "reduced": float(reduced),
     }
     return _solution(plan, found, t, kept, stats)
 
 
-def _is_reduced(problem: Problem, method: str) -> bool:
-    """Return whether the reduction is to be used; raise `UnsupportedError` if it is asked for in vain."""
-    if method == "literal":
-        return False
-    if problem.augmentation.is_gaussian:
-        return True
-    if method == "auto":
-        return False
-    raise UnsupportedError(
-        f"method: the reduction needs augmentations by Gaussian noise, not {problem.augmentation!r}; use 'literal'"
+def _run(
+    plan: Plan,
+    seeds: list[np.random.SeedSequence],
+    method: str,
+    *,
+    workers: int,
+    bar: bool,
+    callback: Callback | None,
+    checkpoint: Checkpoint | None,
+) -> Progress:
+    """Simulate by a method; compiled code is loaded when it runs."""
+    kind: type[Block] = LiteralBlock
+    if method == "chain":
+        from mkvlasov.solvers.sgd.chain import simulate_chain
+
+        record = simulate_chain(
+            plan.problem,
+            plan.initial,
+            dimension=plan.dimension,
+            steps=plan.output_steps,
+            seeds=seeds,
+            exact_overlaps=plan.exact_overlaps,
+            loss_batches=plan.loss_batches,
+            workers=workers,
+            progress=bar,
+            proximal=plan.proximal,
+        )
+        return Progress(plan.last_step, record, {})
+    if method == "reduced":
+        from mkvlasov.solvers.sgd.reduced import ReducedBlock
+
+        kind = ReducedBlock
+    block = kind.most_runs(plan)
+    return simulate_blocks(
+        plan, kind, seeds, block=block, workers=workers, bar=bar, callback=callback, checkpoint=checkpoint
     )
+
+
+def _method(problem: Problem, method: str, weights_used: list[str]) -> str:
+    """Return the method that is used, given the options that need weights; raise `UnsupportedError` if it cannot be."""
+    # Compiled code is loaded when it may run.
+    from mkvlasov.solvers.sgd.chain import chain_applies
+
+    _checks.choice("method", method, ["auto", *_METHODS])
+    additive = problem.augmentation.is_gaussian
+    reasons = {
+        "chain": chain_applies(problem) or (f"it has no weights for {weights_used[0]}" if weights_used else ""),
+        "reduced": ""
+        if problem.augmentation.is_gaussian
+        else f"{problem.augmentation!r} is not additive Gaussian noise",
+        "literal": "it has no single precision" if "dtype='float32'" in weights_used else "",
+    }
+    if method != "auto":
+        if reasons[method]:
+            raise UnsupportedError(f"method: {method!r} does not apply: {reasons[method]}; use method='auto'")
+        return method
+    for name in _METHODS:
+        if not reasons[name]:
+            return name
+    raise UnsupportedError(f"dtype: single precision needs method='reduced', and {reasons['reduced']}; use float64")
 
 
 def _is_proximal(problem: Problem, regularizer_step: str, dimension: int) -> bool:
@@ -252,19 +296,19 @@ def _observables(given: Mapping[str, Observable] | None) -> dict[str, Observable
     return dict(given)
 
 
-def _identity(plan: Plan, t: Array, seed: np.random.SeedSequence, runs: int, reduced: bool) -> dict[str, object]:
+def _identity(plan: Plan, t: Array, seed: np.random.SeedSequence, runs: int, method: str) -> dict[str, object]:
     """Return what the numbers of a simulation depend on, by the names of the arguments."""
     return {
         "problem": f"{plan.problem!r} ({digest(plan.problem)})",
         "initial": f"{plan.initial!r} ({digest(plan.initial)})",
-        "t_eval": f"{len(t)} times up to {t[-1]:g} ({digest(plan.output_steps)})",
-        "snapshots": f"{len(plan.snapshot_steps)} ({digest(plan.snapshot_steps)})",
         "dimension": plan.dimension,
         "runs": runs,
+        "t_eval": f"{len(t)} times up to {t[-1]:g} ({digest(t)})",
+        "snapshots": f"{len(plan.snapshot_steps)} ({digest(plan.snapshot_steps)})",
         "rng": f"{seed.entropy} {seed.spawn_key} {seed.n_children_spawned}",
         "exact_overlaps": plan.exact_overlaps,
         "loss_batches": plan.loss_batches,
-        "method": "reduced" if reduced else "literal",
+        "method": method,
         "regularizer_step": "proximal" if plan.proximal else "gradient",
         "dtype": str(plan.dtype),
         "observables": list(plan.observables),
