@@ -25,7 +25,7 @@ from .solvers.ode import solve_ode as solve_ode
 from .solvers.particles import simulate_particles as simulate_particles
 from .solvers.pde import methods as methods
 from .solvers.pde.solve import solve_pde as solve_pde
-from .solvers.sgd import simulate_sgd as simulate_sgd
+from .solvers.sgd.simulate import simulate_sgd as simulate_sgd
 from .storage import load as load
 from .validation.compare import Comparison as Comparison
 from .validation.compare import compare as compare

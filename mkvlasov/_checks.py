@@ -70,6 +70,20 @@ def function(field: str, value: object) -> Callable[..., Any]:
     return value
 
 
+def elementwise(field: str, f: object) -> Callable[[Array], Array]:
+    """Check once, on a small array, that a user's function is vectorized and finite."""
+    checked = function(field, f)
+    allowed = "a function that maps an array of finite numbers to finite numbers of the same shape"
+    probe = np.linspace(-2.0, 2.0, 6).reshape(2, 3)
+    try:
+        result = np.asarray(checked(probe), dtype=np.float64)
+    except Exception as error:
+        raise InvalidInput(field, f, f"{allowed} (on a 2 x 3 array it raised {error!r})") from error
+    if result.shape != probe.shape or not np.isfinite(result).all():
+        raise InvalidInput(field, f, f"{allowed} (on a 2 x 3 array it gave {result!r})")
+    return checked
+
+
 def array(
     field: str,
     value: object,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -202,7 +202,15 @@ class RunsSolution(Solution):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SgdSolution(RunsSolution):
-    """Result of `simulate_sgd`. No discretization error: the algorithm itself was run."""
+    """Result of `simulate_sgd`. No discretization error: the algorithm itself was run.
+
+    Attributes
+    ----------
+    observables : mapping from str to ndarray, shapes (T, runs, ...)
+        What the functions that were passed as `observables` returned.
+    """
+
+    observables: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -59,6 +59,9 @@ class CovarianceLimit:
         loss = problem.loss
         assert isinstance(loss, Covariance)
         m = problem.outputs
+        if loss.stop_gradient or (loss.g is not None and loss.decorrelation and m > 1):
+            part = "stop_gradient=True" if loss.stop_gradient else "a g of one's own"
+            raise UnsupportedError(f"loss: no limit is known for {part} in a covariance; use simulate_sgd alone")
         if loss.centered and loss.decorrelation and m > 1:
             raise UnsupportedError(
                 "loss: no limit is known for a centered covariance with decorrelation > 0; "

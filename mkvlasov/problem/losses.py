@@ -34,7 +34,7 @@ class Covariance(Value):
 
     With C = (1/B) sum_b y_b^(1) y_b^(2)T,
 
-        F = - sum_j C_jj + (decorrelation / 2) sum_{j != l} C_jl^2.
+        F = - sum_j C_jj + decorrelation sum_{j != l} g(C_jl),        g(C) = C^2 / 2 unless given.
 
     Parameters
     ----------
@@ -42,36 +42,66 @@ class Covariance(Value):
         Weight lambda >= 0 of the second term (without effect for one output).
     centered : bool
         Take C about the means over the batch; needs a batch size of at least 2.
+    g : callable, optional
+        A function of one's own, entry by entry, from an array to an array of the same shape.
+    g_derivative : callable, optional
+        g', likewise; by default central differences of order six.
+    stop_gradient : bool
+        No gradient flows through the second view: alpha^(2) = 0. (In a loss that is symmetrized over the views a
+        stop-gradient changes nothing but a factor, which the learning rate takes.)
 
     Notes
     -----
-    docs/theory.md, section 1.
+    docs/theory.md, section 1. The limit knows neither a g of one's own nor the stop-gradient, and says so.
     """
 
     decorrelation: float = 0.0
     centered: bool = False
+    g: Callable[[Array], Array] | None = None
+    g_derivative: Callable[[Array], Array] | None = None
+    stop_gradient: bool = False
 
     def __post_init__(self) -> None:
         checked = _checks.number("loss.decorrelation", self.decorrelation, minimum=0.0)
         object.__setattr__(self, "decorrelation", checked)
         object.__setattr__(self, "centered", _checks.flag("loss.centered", self.centered))
+        object.__setattr__(self, "stop_gradient", _checks.flag("loss.stop_gradient", self.stop_gradient))
+        if self.g is not None:
+            _checks.elementwise("loss.g", self.g)
+        elif self.g_derivative is not None:
+            raise InvalidInput("loss.g_derivative", self.g_derivative, "nothing without g")
+        if self.g_derivative is not None:
+            _checks.elementwise("loss.g_derivative", self.g_derivative)
 
     def value(self, y1: Array, y2: Array) -> Array:
         c = self._covariance(*self._centre(y1, y2))
+        penalty = 0.5 * c**2 if self.g is None else np.asarray(self.g(c), dtype=np.float64)
         diagonal = np.trace(c, axis1=-2, axis2=-1)
-        off = (c**2).sum(axis=(-2, -1)) - (np.diagonal(c, axis1=-2, axis2=-1) ** 2).sum(axis=-1)
-        return -diagonal + 0.5 * self.decorrelation * off
+        off = penalty.sum(axis=(-2, -1)) - np.trace(penalty, axis1=-2, axis2=-1)
+        return -diagonal + self.decorrelation * off
 
     def output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
-        y1, y2 = self._centre(y1, y2)
+        first, second = self._output_gradient(*self._centre(y1, y2))
+        return first, np.zeros_like(second) if self.stop_gradient else second
+
+    def _output_gradient(self, y1: Array, y2: Array) -> tuple[Array, Array]:
         batch, outputs = y1.shape[-2:]
         # M = dF/dC; the gradient of the centring drops out because centred outputs sum to zero.
         if self.decorrelation and outputs > 1:
-            c = self._covariance(y1, y2)
-            m = self.decorrelation * c
+            m = self.decorrelation * self._slope(self._covariance(y1, y2))
             m[..., range(outputs), range(outputs)] = -1.0
             return y2 @ np.swapaxes(m, -1, -2) / batch, y1 @ m / batch
         return -y2 / batch, -y1 / batch
+
+    def _slope(self, c: Array) -> Array:
+        if self.g is None:
+            return c
+        if self.g_derivative is not None:
+            return np.asarray(self.g_derivative(c), dtype=np.float64)
+        step = 0.01
+        terms = ((1, 45.0), (2, -9.0), (3, 1.0))
+        total = [w * (np.asarray(self.g(c + k * step)) - self.g(c - k * step)) for k, w in terms]
+        return np.sum(total, axis=0) / (60.0 * step)
 
     def _centre(self, y1: Array, y2: Array) -> tuple[Array, Array]:
         if not self.centered:

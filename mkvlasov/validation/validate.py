@@ -21,7 +21,7 @@ from mkvlasov.solution import Solution
 from mkvlasov.solvers.ode import solve_ode
 from mkvlasov.solvers.particles import simulate_particles
 from mkvlasov.solvers.pde.solve import solve_pde
-from mkvlasov.solvers.sgd import simulate_sgd
+from mkvlasov.solvers.sgd.simulate import simulate_sgd
 from mkvlasov.validation.compare import Comparison, compare, format_rows
 
 
@@ -164,7 +164,7 @@ def validate(
     else:
         solutions["sgd"] = simulate_sgd(
             problem, initial, t_eval=t, dimension=dimension, runs=runs, rng=sgd_seed, exact_overlaps=True,
-            snapshots=snapshots, progress=progress,
+            snapshots=snapshots, method="literal", progress=progress,
         )  # fmt: skip
     reference, *others = solutions.values()
     return Report(

@@ -10,7 +10,8 @@ from mkvlasov.limit.entries import Entries
 from mkvlasov.limit.increments import IncrementLaw
 from mkvlasov.order_parameters import match_overlaps, orthonormalize, overlaps
 from mkvlasov.reduction.fluctuations import fluctuations, independent_start
-from mkvlasov.solvers.sgd import draw_views, rescale_to_sphere, sgd_increment
+from mkvlasov.solvers.sgd.literal import draw_views, sgd_increment
+from mkvlasov.solvers.sgd.start import rescale_to_sphere
 
 
 def make_problem(**changes):

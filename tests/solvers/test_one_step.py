@@ -20,7 +20,7 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.order_parameters import overlaps
 from mkvlasov.problem import augmentations, hidden, losses, regularizers
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.solvers.sgd import draw_views, sgd_increment
+from mkvlasov.solvers.sgd.literal import draw_views, sgd_increment
 
 DIMENSION = 16
 DRAWS = 60_000

@@ -9,8 +9,10 @@ from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, losses, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solution_runs import SgdSolution
-from mkvlasov.solvers import sgd
-from mkvlasov.solvers.sgd import batch_losses, draw_start, draw_views, sgd_increment, simulate_sgd
+from mkvlasov.solvers.sgd import literal, reduced
+from mkvlasov.solvers.sgd.literal import batch_losses, draw_views, sgd_increment
+from mkvlasov.solvers.sgd.simulate import simulate_sgd
+from mkvlasov.solvers.sgd.start import draw_start
 
 
 def make_problem(**fields: object) -> Problem:
@@ -132,9 +134,10 @@ def literal_run(problem: Problem, start: initial.Gaussian, n: int, steps: int, r
 
 
 @pytest.mark.parametrize(
-    ("fields", "start"),
+    ("method", "fields", "start"),
     [
         (
+            "literal",
             {
                 "learning_rate": schedules.ExponentialDecay(2.0, 0.3),
                 "regularizer": regularizers.L1(0.8),
@@ -143,6 +146,7 @@ def literal_run(problem: Problem, start: initial.Gaussian, n: int, steps: int, r
             START,
         ),
         (
+            "literal",
             {
                 "outputs": 2,
                 "batch_size": 2,
@@ -152,13 +156,38 @@ def literal_run(problem: Problem, start: initial.Gaussian, n: int, steps: int, r
             },
             initial.Gaussian(1.0, [[0.3, 0.2], [-0.2, 0.4]]),
         ),
+        (
+            "reduced",
+            {
+                "learning_rate": schedules.ExponentialDecay(2.0, 0.3),
+                "regularizer": regularizers.L1(0.8),
+                "background_variance": 0.5,
+            },
+            START,
+        ),
+        (
+            "reduced",
+            {
+                "outputs": 2,
+                "batch_size": 3,
+                "activation": "sigmoid",
+                "loss": losses.Covariance(0.8, centered=True),
+                "constraint": "sphere",
+                "learning_rate": 3.0,
+            },
+            initial.Gaussian(1.0, [[0.3, 0.2], [-0.2, 0.4]]),
+        ),
     ],
 )
-def test_law_of_a_short_run_is_that_of_the_literal_loop(fields: dict[str, object], start: initial.Gaussian) -> None:
+def test_law_of_a_short_run_is_that_of_the_literal_loop(
+    method: str, fields: dict[str, object], start: initial.Gaussian
+) -> None:
     problem, n, steps = make_problem(**fields), 12, 9
     rng = np.random.default_rng(7)
     literal = np.array([literal_run(problem, start, n, steps, rng) for _ in range(1000)])
-    fast = simulate_sgd(problem, start, t_eval=[steps / n], dimension=n, runs=3000, rng=8, progress=False)
+    fast = simulate_sgd(
+        problem, start, t_eval=[steps / n], dimension=n, runs=3000, rng=8, method=method, progress=False
+    )
     simulated = np.concatenate([fast.runs.Q[0].reshape(3000, -1), fast.runs.R[0].reshape(3000, -1)], axis=1)
     for moment in (1, 2):
         a, b = literal**moment, simulated**moment
@@ -187,27 +216,44 @@ def test_recorded_loss_is_the_expected_batch_loss() -> None:
 
 
 def run_small(**options: object) -> SgdSolution:
-    given = {"t_eval": [0.0, 0.5, 2.0], "dimension": 40, "runs": 5, "rng": 10, "progress": False}
+    given = {"t_eval": [0.0, 0.5, 2.0], "dimension": 40, "runs": 5, "rng": 10, "method": "literal", "progress": False}
     return simulate_sgd(make_problem(batch_size=2), START, **{**given, **options})
 
 
-def test_same_seed_gives_the_same_numbers_whatever_the_workers_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = run_small(workers=1, snapshots=[1.0]), run_small(workers=2)
-    monkeypatch.setattr(sgd, "_BLOCK_COORDINATES", 1)
-    three = run_small(workers=3)
+@pytest.mark.parametrize("method", ["reduced", "literal"])
+def test_same_seed_gives_the_same_numbers_whatever_the_workers_and_blocks(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    one, two = run_small(method=method, workers=1, snapshots=[1.0]), run_small(method=method, workers=2)
+    monkeypatch.setattr(literal, "_BLOCK_COORDINATES", 1)
+    monkeypatch.setattr(reduced, "_BLOCK_RUNS", 1)
+    three = run_small(method=method, workers=3)
     for other in (two, three):
         np.testing.assert_array_equal(one.runs.Q, other.runs.Q)
         np.testing.assert_array_equal(one.runs.R, other.runs.R)
         np.testing.assert_array_equal(one.runs.loss, other.runs.loss)
-    assert not np.array_equal(run_small(rng=11).runs.R, one.runs.R)
+    assert not np.array_equal(run_small(method=method, rng=11).runs.R, one.runs.R)
 
 
-def test_a_run_does_not_depend_on_when_it_is_looked_at() -> None:
+@pytest.mark.parametrize("constraint", [None, "sphere"])
+@pytest.mark.parametrize("method", ["reduced", "literal"])
+def test_a_run_does_not_depend_on_when_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, method: str, constraint: str | None
+) -> None:
+    monkeypatch.setattr(reduced, "_CHUNK_STEPS", 16)
+    problem = make_problem(batch_size=2, constraint=constraint, regularizer=regularizers.L1(0.2))
+
+    def run(t_eval: object, runs: int = 5, snapshots: object = None) -> np.ndarray:
+        return simulate_sgd(
+            problem, START, t_eval=t_eval, dimension=40, runs=runs, rng=10, method=method, snapshots=snapshots,
+            progress=False,
+        ).runs.R  # fmt: skip
+
     # 160 steps: several chunks of samples.
-    often = run_small(t_eval=np.linspace(0.0, 4.0, 9), snapshots=[0.2, 3.9])
-    np.testing.assert_array_equal(often.runs.R[[0, 4, 8]], run_small(t_eval=[0.0, 2.0, 4.0]).runs.R)
+    usual = run([0.0, 2.0, 4.0])
+    np.testing.assert_array_equal(run(np.linspace(0.0, 4.0, 9), snapshots=[0.2, 3.9])[[0, 4, 8]], usual)
     # More runs leave the first ones as they are.
-    np.testing.assert_array_equal(run_small(runs=7).runs.R[:, :5], run_small().runs.R)
+    np.testing.assert_array_equal(run([0.0, 2.0, 4.0], runs=7)[:, :5], usual)
 
 
 def test_a_generator_may_be_the_seed_and_moves_on() -> None:
@@ -254,7 +300,15 @@ def test_weights_stay_on_the_sphere() -> None:
 def test_divergence_ends_the_arrays_and_is_said() -> None:
     problem = make_problem(activation=activations.Polynomial([0.0, 1.0, 0.0, 0.5]), learning_rate=1.0)
     s = simulate_sgd(
-        problem, START, t_eval=np.linspace(0, 4, 21), dimension=50, runs=4, rng=17, snapshots=[0.0, 4.0], progress=False
+        problem,
+        START,
+        t_eval=np.linspace(0, 4, 21),
+        dimension=50,
+        runs=4,
+        rng=17,
+        snapshots=[0.0, 4.0],
+        method="literal",
+        progress=False,
     )
     assert not s.status.success
     assert "4 of 4 run(s) diverged" in s.status.message
@@ -276,7 +330,14 @@ def test_only_the_runs_that_diverge_are_counted() -> None:
         augmentation=None,
     )
     s = simulate_sgd(
-        problem, initial.Gaussian(0.6, 0.1), t_eval=[0.0, 0.1, 30.0], dimension=20, runs=40, rng=18, progress=False
+        problem,
+        initial.Gaussian(0.6, 0.1),
+        t_eval=[0.0, 0.1, 30.0],
+        dimension=20,
+        runs=40,
+        rng=18,
+        method="literal",
+        progress=False,
     )
     assert 0 < s.stats["diverged"] < 40
     assert len(s.t) < 3

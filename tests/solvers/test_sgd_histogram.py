@@ -9,7 +9,7 @@ from mkvlasov.errors import InvalidInput
 from mkvlasov.problem import hidden, initial, loadings
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solution_runs import SgdSolution
-from mkvlasov.solvers.sgd import simulate_sgd
+from mkvlasov.solvers.sgd.simulate import simulate_sgd
 
 
 def simulate(law: loadings.LoadingLaw, *, outputs: int = 1, features: int = 1, runs: int = 8) -> SgdSolution:

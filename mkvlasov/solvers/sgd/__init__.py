@@ -1,0 +1,1 @@
+"""Direct simulation of online SGD."""
