@@ -7,7 +7,7 @@ away from the separatrix between the two features, where the linear theory would
 
     python examples/finite_size_fluctuations.py [FOLDER FOR FIGURES [RUNS]]
 
-With 5000 runs instead of 100 it takes some minutes; docs/validation.md quotes those numbers.
+With 5000 runs instead of 60 it takes some minutes; docs/validation.md quotes those numbers.
 """
 
 import sys
@@ -113,4 +113,4 @@ def main(folder, runs):
 if __name__ == "__main__":
     where = Path(sys.argv[1] if len(sys.argv) > 1 else "examples/figures")
     # Twelve times two tests of a fixed seed.
-    assert main(where, int(sys.argv[2]) if len(sys.argv) > 2 else 100) > 1e-4
+    assert main(where, int(sys.argv[2]) if len(sys.argv) > 2 else 60) > 1e-4
