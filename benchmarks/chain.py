@@ -65,7 +65,7 @@ def literal(problem, dimension, steps):
     t_eval = [steps / dimension]
     mv.simulate_sgd(
         problem, start_of(problem), t_eval=t_eval, dimension=dimension, runs=16, rng=0, loss_batches=1, workers=1,
-        progress=False,
+        method="literal", progress=False,
     )  # fmt: skip
     return 16 * steps / (time.process_time() - started)
 

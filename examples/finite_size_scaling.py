@@ -49,7 +49,7 @@ def by_coordinates(dimension, runs):
     """Return the same from runs that keep all weights."""
     runs = mv.simulate_sgd(
         PROBLEM, INITIAL, t_eval=[TIME], dimension=dimension, runs=runs, rng=dimension, exact_overlaps=True,
-        loss_batches=1,
+        loss_batches=1, method="literal",
     ).runs  # fmt: skip
     return np.column_stack([runs.R.ravel(), runs.Q.ravel()])
 

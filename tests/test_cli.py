@@ -241,7 +241,7 @@ def test_the_installed_program_can_be_interrupted_and_piped(tmp_path):
                              shell=True, capture_output=True, text=True, check=False)  # fmt: skip
     assert listing.stderr == ""
     long = tmp_path / "long.toml"
-    long.write_text(SMALL.format(rate=0.4).replace("t_final = 0.4", "t_final = 4000"))
+    long.write_text(SMALL.format(rate=0.4).replace("t_final = 0.4", "t_final = 4e8"))
     started = subprocess.Popen(
         [*program, "solve", str(long), "--method", "sgd"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -144,7 +144,7 @@ def test_independent_starts(case):
     problem, n = make_problem(**changes), 500
     result = fluctuations(problem, initial, [0.0])
     runs = mv.simulate_sgd(
-        problem, initial, t_eval=[0.0], dimension=n, runs=3000, rng=11, loss_batches=1, progress=False
+        problem, initial, t_eval=[0.0], dimension=n, runs=3000, rng=11, loss_batches=1, method="literal", progress=False
     ).runs
     sample = Entries(problem.outputs, problem.n_features).pack(runs.Q[0], runs.R[0])
     # 3000 runs see 4 % in a variance, so corrections of 1 / N do not matter; the mean moves by 0.1 standard errors.
@@ -176,7 +176,7 @@ def test_ensembles_of_runs(case):
     result = fluctuations(problem, initial, times, exact)
     runs = mv.simulate_sgd(
         problem, initial, t_eval=times, dimension=n, runs=300, rng=21, exact_overlaps=exact, loss_batches=1,
-        progress=False,
+        method="literal", progress=False,
     ).runs  # fmt: skip
     sample = Entries(m, k).pack(runs.Q, runs.R)
     for i in range(len(times)):
@@ -193,7 +193,7 @@ def test_bias_of_the_mean_at_small_dimension():
     result = fluctuations(problem, initial, [t], exact_overlaps=True)
     runs = mv.simulate_sgd(
         problem, initial, t_eval=[t], dimension=n, runs=4000, rng=31, exact_overlaps=True, loss_batches=1,
-        progress=False,
+        method="literal", progress=False,
     ).runs  # fmt: skip
     sample = Entries(1, 1).pack(runs.Q[0], runs.R[0])
     stderr = n * sample.std(axis=0) / np.sqrt(len(sample))
@@ -211,7 +211,7 @@ def test_bias_from_curvature_at_small_dimension():
     initial, n, times = mv.initial.Gaussian(1.0, 0.3), 100, [0.0, 0.7]
     result = fluctuations(problem, initial, times)
     runs = mv.simulate_sgd(
-        problem, initial, t_eval=times, dimension=n, runs=2000, rng=41, loss_batches=1, progress=False
+        problem, initial, t_eval=times, dimension=n, runs=2000, rng=41, loss_batches=1, method="literal", progress=False
     ).runs
     first, last = Entries(1, 1).pack(runs.Q, runs.R)
     # What follows linearly from the start, whose mean is known, is taken out: a control variate.

@@ -303,7 +303,10 @@ def test_where_it_does_not_apply_the_reason_is_given():
 
 def test_every_field_of_the_covariance_loss_reaches_the_compiled_steps():
     """A field that is added to the loss or the problem must be passed on, or keep compiled steps from being used."""
-    assert {field.name for field in dataclasses.fields(mv.losses.Covariance)} == {"decorrelation", "centered"}
+    fields = {field.name for field in dataclasses.fields(mv.losses.Covariance)}
+    assert fields == {"decorrelation", "centered", "g", "g_derivative", "stop_gradient"}
+    for loss in (mv.losses.Covariance(0.5, g=np.cos), mv.losses.Covariance(stop_gradient=True)):
+        assert OrderParameterChain(make_problem(loss=loss), 50).compiled is None
     assert {field.name for field in dataclasses.fields(mv.Problem)} == {
         "hidden", "activation", "learning_rate", "regularizer", "augmentation", "loss", "loadings", "outputs",
         "batch_size", "background_variance", "constraint",

@@ -254,9 +254,7 @@ def _method(problem: Problem, method: str, weights_used: list[str]) -> str:
     additive = problem.augmentation.is_gaussian
     reasons = {
         "chain": chain_applies(problem) or (f"it has no weights for {weights_used[0]}" if weights_used else ""),
-        "reduced": ""
-        if problem.augmentation.is_gaussian
-        else f"{problem.augmentation!r} is not additive Gaussian noise",
+        "reduced": "" if additive else f"{problem.augmentation!r} is not additive Gaussian noise",
         "literal": "it has no single precision" if "dtype='float32'" in weights_used else "",
     }
     if method != "auto":
