@@ -1,0 +1,230 @@
+"""Elements for initial laws, phi' on elements, and snapshots of equal length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mkvlasov._typing import Array
+from mkvlasov.problem.regularizers import Regularizer
+from mkvlasov.solvers.pde.elements_basis import Basis
+from mkvlasov.solvers.pde.elements_kernels import IntArray, Mesh
+
+TAIL = 1e-12
+"""Mass that the first elements leave out on either side."""
+
+_ROOTS = 4
+_DEEPEST = 40
+_SAFE = 0.2
+
+
+class LineLaw(Protocol):
+    """Law on the line with a density."""
+
+    @property
+    def mean(self) -> Array:
+        """E[w], shape (1,)."""
+
+    @property
+    def second_moment(self) -> Array:
+        """E[w^2], shape (1, 1)."""
+
+    def pdf(self, w: Array) -> Array:
+        """Return the density."""
+
+    def cdf(self, w: Array) -> Array:
+        """Return the distribution function."""
+
+    def ends(self, tail: float) -> tuple[float, float]:
+        """Return an interval that leaves out at most the mass `tail` on either side."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Elements of one loading."""
+
+    left: Array
+    width: Array
+    level: IntArray
+    number: IntArray
+    piece: IntArray
+
+    def take(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> _Pieces:
+        return _Pieces(self.left[rows], self.width[rows], self.level[rows], self.number[rows], self.piece[rows])
+
+
+def initial_elements(
+    basis: Basis,
+    laws: Sequence[LineLaw],
+    frame: Array,
+    kinks: tuple[float, ...],
+    limits: Array,
+) -> tuple[Mesh, Array]:
+    """Return elements fine enough for the densities of the laws, and their nodal values.
+
+    An element is halved while its polynomial is not accurate enough or misses the mass that the distribution function
+    says it has. Slopes of phi are left at zero.
+
+    Parameters
+    ----------
+    basis : Basis
+    laws : sequence of L laws of w
+    frame : ndarray, shape (L, 2)
+        Coordinates: w = shift + scale x.
+    kinks : tuple of float
+        Values of w at which elements must end.
+    limits : ndarray, shape (L,)
+        Largest error indicator of an element.
+    """
+    parts, values = [], []
+    for law, (shift, scale), limit in zip(laws, frame, limits, strict=True):
+        pieces, p = _fitted(basis, law, shift, scale, kinks, _SAFE * limit)
+        parts.append(pieces)
+        values.append(p)
+    first = np.concatenate([[0], np.cumsum([len(part.left) for part in parts])])
+    mesh = Mesh(
+        first=first,
+        left=np.concatenate([part.left for part in parts]),
+        width=np.concatenate([part.width for part in parts]),
+        level=np.concatenate([part.level for part in parts]),
+        number=np.concatenate([part.number for part in parts]),
+        piece=np.concatenate([part.piece for part in parts]),
+        slope=np.zeros((first[-1], len(basis.nodes))),
+    )
+    return mesh, np.concatenate(values)
+
+
+def _roots(low: float, high: float, kinks: Sequence[float]) -> _Pieces:
+    """Return elements of about equal width that cover [low, high] and, where there are several, all kinks.
+
+    Elements are counted from a kink, near or far, so that one ends there whenever they come to reach so far.
+    """
+    if len(kinks) > 1:
+        low, high = min(low, kinks[0]), max(high, kinks[-1])
+    width = (high - low) / _ROOTS
+    origin = kinks[0] if kinks else 0.5 * (low + high)
+    last = kinks[-1] if kinks else origin
+    left, right = int(np.floor((low - origin) / width)), int(np.ceil((high - last) / width))
+    if origin == last:
+        rows = [(origin + width * i, width, i, 0) for i in range(left, right)]
+    else:
+        rows = [(origin + width * i, width, i, 0) for i in range(left, 0)]
+        for number, (a, b) in enumerate(pairwise(kinks)):
+            count = int(np.ceil((b - a) / width))
+            rows += [(a + (b - a) / count * i, (b - a) / count, i, number + 1) for i in range(count)]
+        rows += [(last + width * i, width, i, len(kinks)) for i in range(right)]
+    lefts, widths, index, piece = (np.array(column) for column in zip(*rows, strict=True))
+    return _Pieces(lefts, widths, np.zeros(len(lefts), np.int64), index, piece)
+
+
+def _fitted(
+    basis: Basis, law: LineLaw, shift: float, scale: float, kinks: tuple[float, ...], limit: float
+) -> tuple[_Pieces, Array]:
+    low, high = ((end - shift) / scale for end in law.ends(TAIL))
+    waiting = _roots(low, high, [(kink - shift) / scale for kink in kinks])
+    done: list[tuple[_Pieces, Array]] = []
+    for depth in range(_DEEPEST + 1):
+        x = waiting.left[:, None] + 0.5 * waiting.width[:, None] * (1.0 + basis.nodes)
+        p = scale * law.pdf((shift + scale * x).ravel()).reshape(x.shape)
+        edges = np.column_stack([waiting.left, waiting.left + waiting.width])
+        mass = np.diff(law.cdf((shift + scale * edges).ravel()).reshape(edges.shape), axis=1)[:, 0]
+        missing = np.abs(0.5 * waiting.width * (p @ basis.weights) - mass)
+        tail = 0.5 * waiting.width * np.abs(p @ basis.tail.T).sum(axis=1)
+        fine = (np.maximum(missing, tail) <= limit) | (depth == _DEEPEST)
+        done.append((waiting.take(fine), p[fine]))
+        if fine.all():
+            break
+        rest = waiting.take(~fine)
+        half = 0.5 * rest.width
+        waiting = _Pieces(
+            np.column_stack([rest.left, rest.left + half]).ravel(),
+            np.repeat(half, 2),
+            np.repeat(rest.level + 1, 2),
+            np.column_stack([2 * rest.number, 2 * rest.number + 1]).ravel(),
+            np.repeat(rest.piece, 2),
+        )
+    pieces = _Pieces(*(np.concatenate([getattr(part, name) for part, _ in done]) for name in _Pieces.__slots__))
+    order = np.argsort(pieces.left)
+    p = np.concatenate([values for _, values in done])[order]
+    p = np.append(p[:, :-1].ravel(), p[-1, -1])
+    pieces = pieces.take(order)
+    return pieces, p / _mass(basis, pieces.width, p)
+
+
+def _mass(basis: Basis, width: Array, p: Array) -> float:
+    degree = len(basis.nodes) - 1
+    inner = p[:-1].reshape(-1, degree) @ basis.weights[:-1] + p[degree::degree] * basis.weights[-1]
+    return float(0.5 * width @ inner)
+
+
+def slopes(regularizer: Regularizer, basis: Basis, mesh: Mesh) -> Array:
+    """Return phi' at the nodes of elements at rest, shape (E, n), at kinks from inside the element."""
+    # Evaluated a hair inside the element: at its ends phi' may jump.
+    inside = np.clip(basis.nodes, -1.0 + 1e-9, 1.0 - 1e-9)
+    w = mesh.left[:, None] + 0.5 * mesh.width[:, None] * (1.0 + inside)
+    return np.ascontiguousarray(regularizer.gradient(w[..., None])[..., 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Densities at one time: nodes, values and quadrature weights of every loading."""
+
+    mesh: Mesh
+    frame: Array
+    p: Array
+
+
+def tabulate(basis: Basis, snapshots: Sequence[Snapshot], loadings: int) -> tuple[Array, Array, Array]:
+    """Return nodes, densities and quadrature weights of w, each (T, L, n) with the same n for all.
+
+    Elements are halved, which changes nothing, until every loading has as many as the one that needs most.
+    """
+    if not snapshots:
+        return np.empty((0, loadings, 1)), np.empty((0, loadings, 1)), np.empty((0, loadings, 1))
+    most = max(int(np.diff(snapshot.mesh.first).max()) for snapshot in snapshots)
+    rows = [_rows(basis, snapshot, most) for snapshot in snapshots]
+    nodes, densities, weights = (np.array(part) for part in zip(*rows, strict=True))
+    return nodes, densities, weights
+
+
+def _rows(basis: Basis, snapshot: Snapshot, count: int) -> tuple[Array, Array, Array]:
+    mesh, degree = snapshot.mesh, len(basis.nodes) - 1
+    loadings = len(snapshot.frame)
+    nodes, densities, weights = (np.empty((loadings, count * degree + 1)) for _ in range(3))
+    for loading, (shift, scale) in enumerate(snapshot.frame):
+        here = slice(mesh.first[loading], mesh.first[loading + 1])
+        at = degree * mesh.first[loading] + loading
+        p = snapshot.p[at : at + degree * (mesh.first[loading + 1] - mesh.first[loading]) + 1]
+        left, width, values = _halved(basis, mesh.left[here], mesh.width[here], p, count)
+        x = left[:, None] + 0.5 * width[:, None] * (1.0 + basis.nodes[:-1])
+        nodes[loading] = shift + scale * np.append(x.ravel(), left[-1] + width[-1])
+        densities[loading] = values / scale
+        size = np.zeros(count * degree + 1)
+        each = 0.5 * scale * width[:, None] * basis.weights
+        size[:-1] = each[:, :-1].ravel()
+        size[degree::degree] += each[:, -1]
+        weights[loading] = size
+    return nodes, densities, weights
+
+
+def _halved(basis: Basis, left: Array, width: Array, p: Array, count: int) -> tuple[Array, Array, Array]:
+    """Halve the widest elements until there are `count`."""
+    degree = len(basis.nodes) - 1
+    while len(left) < count:
+        chosen = np.zeros(len(left), dtype=bool)
+        chosen[np.argsort(-width, kind="stable")[: count - len(left)]] = True
+        rows = np.column_stack([p[:-1].reshape(-1, degree), p[degree::degree]])
+        first = np.where(chosen[:, None], rows @ basis.halves[0].T, rows)
+        # The right halves, each behind its left half.
+        twice = np.repeat(np.arange(len(left)), 1 + chosen)
+        right = np.append(False, twice[1:] == twice[:-1])
+        values = np.where(right[:, None], (rows @ basis.halves[1].T)[twice], first[twice])
+        width = np.where(chosen, 0.5 * width, width)[twice]
+        left = left[twice] + np.where(right, width, 0.0)
+        p = np.append(values[:, :-1].ravel(), values[-1, -1])
+    return left, width, p

@@ -1,0 +1,159 @@
+"""What `SpectralElements` does when it is asked to solve: imported then, since Numba takes time to load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from mkvlasov._typing import Array
+from mkvlasov.problem.loadings import LoadingNodes
+from mkvlasov.solution import Density, Status
+from mkvlasov.solution_pde import CoefficientHistory, PdeMethod, PdeSolution
+from mkvlasov.solvers.pde.elements_accuracy import LOOSER, compared, estimate, moments_at
+from mkvlasov.solvers.pde.elements_basis import basis
+from mkvlasov.solvers.pde.elements_march import DIFFUSION, ERROR, LINEAR, LOSS, TAU, TILT
+from mkvlasov.solvers.pde.elements_mesh import LineLaw, tabulate
+from mkvlasov.solvers.pde.elements_rates import PythonRates, StoredTable, coupled_rates
+from mkvlasov.solvers.pde.elements_run import Equations, Rates, Trace, run
+from mkvlasov.solvers.pde.elements_start import start
+from mkvlasov.solvers.pde.elements_tableau import ESDIRK4
+from mkvlasov.solvers.pde.result import Snapshots, build_solution
+from mkvlasov.solvers.pde.task import Task
+
+# Largest error of a step, and largest indicator of an element, in units of rtol: with these, errors on the test
+# problems are below rtol.
+_STEP = 0.3
+_ELEMENT = 0.3
+
+# Gauss-Hermite nodes per feature. With a kink 16 nodes leave errors of 3e-3 in R; for more features the number of
+# loadings is what limits.
+_ORDERS = {1: 32, 2: 8, 3: 6}
+_ORDER_BEYOND = 4
+
+
+def solve(task: Task, method: PdeMethod, degree: int) -> PdeSolution:
+    """Run to the tolerance, once more to a looser one, and if the loadings are a quadrature with fewer of them."""
+    started = time.perf_counter()
+    rates = coupled_rates(task.problem, task.limit, task.largest)
+    order = task.loading_order or _ORDERS.get(task.problem.n_features, _ORDER_BEYOND)
+    loadings = task.initial.loading_nodes(task.problem, order)
+    fewer = task.initial.loading_nodes(task.problem, max((order + 1) // 2, 2))
+    fine = _run(task, rates, loadings, degree, 1.0, task.t, progress=task.progress)
+    few = fine.times[compared(fine.times)]
+    coarse = _run(task, rates, loadings, degree, LOOSER, few)
+    exact = len(fewer.weights) == len(loadings.weights)
+    thinned = None if exact else _run(task, rates, fewer, degree, LOOSER, few)
+    features = task.problem.n_features
+    errors = estimate(basis(degree), fine, coarse, thinned, loadings.weights, features, task.rtol)
+    runs = [each for each in (fine, coarse, thinned) if each is not None]
+    return build_solution(
+        task,
+        method,
+        _snapshots(fine, loadings, degree, features),
+        errors,
+        coefficients=_history(fine, features, task.problem.regularizer.linear_strength or 0.0),
+        status=_status(fine, task.t),
+        stats={
+            "steps": len(fine.log) - 1,
+            "rejected_steps": fine.rejected,
+            "elements": fine.elements,
+            "regrids": fine.regrids,
+            "wall_mass": fine.wall_mass,
+            "coefficient_error": float(fine.log[:, 3 + features + ERROR].max()),
+            "coefficient_evaluations": sum(
+                len(ESDIRK4.c[1:]) * (len(each.log) - 1 + each.rejected) + 1 for each in runs
+            ),
+            # Numbers of evaluations and times are about all runs, since the user waits for all of them.
+            "seconds": time.perf_counter() - started,
+        },
+    )
+
+
+def density(solution: PdeSolution, degree: int, *, t: float, loading: Array) -> Density:
+    """Solve the Fokker-Planck equation of one loading along the stored coefficients."""
+    problem = solution.problem
+    curvature = problem.regularizer.linear_strength or 0.0
+    rates = PythonRates(StoredTable(solution.coefficients, curvature))
+    nodes = LoadingNodes(loading[None], np.ones(1))
+    equations = Equations(nodes.points, nodes.weights, problem.regularizer, rates, np.inf)
+    laws = [solution.initial.conditional(loading, problem)]
+    trace = _march(equations, laws, degree, solution.rtol, 1.0, np.array([t]))
+    w, p, _ = tabulate(basis(degree), trace.snapshots, 1)
+    return Density(w[-1, 0], p[-1, 0])
+
+
+def _run(
+    task: Task, rates: Rates, loadings: LoadingNodes, degree: int, looser: float, t: Array, *, progress: bool = False
+) -> Trace:
+    problem = task.problem
+    equations = Equations(loadings.points, loadings.weights, problem.regularizer, rates, task.largest)
+    laws = [task.initial.conditional(a, problem) for a in loadings.points]
+    return _march(equations, laws, degree, task.rtol, looser, t, progress=progress)
+
+
+def _march(
+    equations: Equations,
+    laws: Sequence[LineLaw],
+    degree: int,
+    rtol: float,
+    looser: float,
+    t: Array,
+    *,
+    progress: bool = False,
+) -> Trace:
+    end = float(t[-1]) if len(t) else 0.0
+    begin = start(equations, laws, end if end > 0.0 else 1.0, rtol)
+    with tqdm(total=end, disable=None if progress else True, desc="PDE", unit="t") as bar:
+        return run(
+            equations,
+            begin.laws,
+            start=begin.time,
+            basis=basis(degree),
+            tableau=ESDIRK4,
+            tolerance=_STEP * looser * rtol,
+            space=_ELEMENT * looser * rtol,
+            outputs=t,
+            first_step=looser * begin.first_step,
+            observer=lambda time: bar.update(time - bar.n) and None,
+        )
+
+
+def _snapshots(trace: Trace, loadings: LoadingNodes, degree: int, features: int) -> Snapshots:
+    y = moments_at(trace, features)
+    rows = np.minimum(np.searchsorted(trace.log[:, 0], trace.times * (1.0 - 1e-12)), len(trace.log) - 1)
+    nodes, densities, quadrature = tabulate(basis(degree), trace.snapshots, len(loadings.weights))
+    return Snapshots(
+        loadings=loadings,
+        t=trace.times,
+        Q=y[:, 0],
+        R=y[:, 1:],
+        loss=trace.log[rows, 3 + features + LOSS],
+        nodes=nodes,
+        densities=densities,
+        quadrature=quadrature,
+    )
+
+
+def _history(trace: Trace, features: int, curvature: float) -> CoefficientHistory:
+    rates = trace.log[:, 3 + features :]
+    return CoefficientHistory(
+        t=trace.log[:, 0],
+        linear=rates[:, LINEAR] - curvature * rates[:, TAU],
+        tilt=rates[:, TILT:],
+        tau=rates[:, TAU],
+        diffusion=rates[:, DIFFUSION],
+    )
+
+
+def _status(trace: Trace, requested: Array) -> Status:
+    reached = len(trace.times)
+    if reached < len(requested):
+        return Status(False, f"stopped: {trace.failure}; {reached} of {len(requested)} output times were reached")
+    return Status(
+        True,
+        f"reached t = {requested[-1]:g} in {len(trace.log) - 1} steps; the elements followed the densities "
+        f"({trace.elements} at most, adapted {trace.regrids} times)",
+    )
