@@ -7,7 +7,7 @@ from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solvers.ode import solve_ode
-from mkvlasov.solvers.pde.methods import FiniteVolumes, UniformCentral
+from mkvlasov.solvers.pde.methods import FiniteVolumes, SpectralElements, UniformCentral
 from mkvlasov.solvers.pde.solve import solve_pde
 
 
@@ -54,7 +54,7 @@ def l1_gap(pde, ode, index):
 def test_the_gap_to_the_exact_solution_is_within_the_reported_error(name):
     setting, start, end = CASES[name]
     t = np.linspace(0.0, end, 7)
-    pde = solve_pde(setting, start, t_eval=t)
+    pde = solve_pde(setting, start, t_eval=t, method=FiniteVolumes())
     ode = solve_ode(setting, start, t_eval=t)
     assert pde.status.success
     assert np.array_equal(pde.t, t)
@@ -93,7 +93,7 @@ def test_density_under_l2_converges_to_the_exact_one_with_the_square_of_the_cell
 def test_density_of_another_loading_is_that_of_a_node(regularizer):
     """Solve with the node left out of the law and ask for it: the same density to the accuracy of the solver."""
     setting = problem(regularizer=regularizer)
-    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 1.0, 4.0])
+    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 1.0, 4.0], method=FiniteVolumes())
     on = pde.density(4.0, 2.0)
     object.__setattr__(pde, "loading_points", pde.loading_points + 1e-3)
     off = pde.density(4.0, 2.0)
@@ -114,7 +114,7 @@ def test_density_of_another_loading_is_that_of_a_node(regularizer):
 def test_l1_spike_is_resolved_and_moments_are_within_their_error_of_a_finer_run():
     setting = problem(regularizer=regularizers.L1(0.5))
     t = [1.0, 4.0, 8.0]
-    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=t)
+    pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=t, method=FiniteVolumes())
     fine = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=t, method=FiniteVolumes(1600), rtol=2e-5)
     assert (np.abs(pde.Q - fine.Q) <= pde.Q_error).all()
     assert (np.abs(pde.R - fine.R) <= pde.R_error).all()
@@ -195,7 +195,7 @@ def test_bad_options_of_a_method_are_named(method, cells):
 
 
 def test_only_the_start_can_be_asked_for():
-    pde = solve_pde(problem(), initial.Gaussian(1.0, [0.5]), t_eval=[0.0])
+    pde = solve_pde(problem(), initial.Gaussian(1.0, [0.5]), t_eval=[0.0], method=FiniteVolumes())
     assert pde.status.success
     assert np.allclose(pde.Q, 1.0, atol=1e-9)
     assert np.allclose(pde.R, 0.5, atol=1e-9)
@@ -207,8 +207,22 @@ def test_an_empirical_start_becomes_smooth():
     w = 0.5 * a + rng.normal(size=40)
     setting = problem(loadings=loadings.Rademacher())
     start = initial.Empirical(w, a)
-    pde = solve_pde(setting, start, t_eval=[0.0, 4.0])
+    pde = solve_pde(setting, start, t_eval=[0.0, 4.0], method=FiniteVolumes())
     ode = solve_ode(setting, start, t_eval=[0.0, 4.0])
     assert (np.abs(pde.Q - ode.Q) <= pde.Q_error).all()
     assert (np.abs(pde.R - ode.R) <= pde.R_error).all()
     assert l1_gap(pde, ode, 1) <= pde.density_error[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        ({"regularizer": regularizers.L1(0.3)}, SpectralElements()),
+        ({"regularizer": regularizers.L1(0.3), "batch_size": 100_000}, FiniteVolumes()),
+        ({"regularizer": None, "batch_size": 100_000}, SpectralElements()),
+    ],
+)
+def test_the_default_method_depends_on_diffusion_and_drift_and_says_why(changes, method):
+    pde = solve_pde(problem(**changes), initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 0.1])
+    assert pde.method == method
+    assert f"solved by {method!r}, " in pde.status.message

@@ -81,8 +81,8 @@ def density(solution: PdeSolution, degree: int, *, t: float, loading: Array) -> 
     equations = Equations(nodes.points, nodes.weights, problem.regularizer, rates, np.inf)
     laws = [solution.initial.conditional(loading, problem)]
     trace = _march(equations, laws, degree, solution.rtol, 1.0, np.array([t]))
-    w, p, _ = tabulate(basis(degree), trace.snapshots, 1)
-    return Density(w[-1, 0], p[-1, 0])
+    w, p, quadrature = tabulate(basis(degree), trace.snapshots, 1)
+    return Density(w[-1, 0], p[-1, 0], quadrature[-1, 0])
 
 
 def _run(

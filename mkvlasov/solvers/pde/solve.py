@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mkvlasov import _checks
 from mkvlasov._typing import ArrayLike
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
+from mkvlasov.solution import Status
 from mkvlasov.solution_pde import PdeMethod, PdeSolution
+from mkvlasov.solvers.pde.elements import SpectralElements
 from mkvlasov.solvers.pde.finite_volumes import FiniteVolumes
 from mkvlasov.solvers.pde.task import Task
 
 LARGEST_GROWTH = 1e4
 """Factor on Q (and 1) beyond which weights count as blown up."""
+
+_WEAK_DIFFUSION = 1e-3
+"""Of Lambda / (tau Q), the share of the variance that diffusion renews while the drift acts."""
 
 
 def solve_pde(
@@ -42,7 +49,10 @@ def solve_pde(
     t_eval : array, shape (T,)
         Increasing output times, not negative; integration starts at 0.
     method : method from `mkvlasov.methods`, optional
-        `FiniteVolumes()` unless given: it applies to every problem and never goes negative.
+        Unless given, `SpectralElements()`, the most accurate for its time, which refines until `rtol` is met; but
+        `FiniteVolumes()`, which never goes negative, where phi is not quadratic and diffusion so weak
+        (Lambda < 0.001 tau Q at the start) that fronts would be too sharp for polynomials. The status says which one
+        was chosen, and why.
     rtol : float
         Bound on the error of one time step, of the densities in L1 and of Q and R relatively.
     loading_order : int, optional
@@ -77,26 +87,38 @@ def solve_pde(
             "use simulate_particles or simulate_sgd, or solve_ode where the moments close"
         )
     t = _checks.times("t_eval", t_eval)
-    method = FiniteVolumes() if method is None else method
-    if isinstance(method, type) or not isinstance(method, PdeMethod):
+    if method is not None and (isinstance(method, type) or not isinstance(method, PdeMethod)):
         raise InvalidInput("method", method, "a method from mkvlasov.methods, such as FiniteVolumes(cells=400)")
     rtol = _checks.number("rtol", rtol, minimum=1e-10, maximum=0.1)
     progress = _checks.flag("progress", progress)
     if loading_order is not None:
         loading_order = _checks.integer("loading_order", loading_order, minimum=2)
     limit = LimitCoefficients(problem, rtol=min(1e-6, 0.01 * rtol))
-    largest = LARGEST_GROWTH * max(1.0, float(initial.overlaps(problem)[0][0, 0]))
+    Q, R = initial.overlaps(problem)
+    largest = LARGEST_GROWTH * max(1.0, float(Q[0, 0]))
     task = Task(problem, initial, t, rtol, loading_order, progress, limit, largest)
-    _check_density_exists(task)
-    return method.solve(task)
+    diffusion = float(limit(Q, R, 0.0).Lambda[0, 0])
+    if diffusion <= 0.0:
+        _check_density_exists(task)
+    if method is not None:
+        return method.solve(task)
+    weak = diffusion < _WEAK_DIFFUSION * problem.rate(0.0) * float(Q[0, 0])
+    method, reason = _default_method(problem, weak)
+    solution = method.solve(task)
+    said = f"{solution.status}; solved by {method!r}, {reason}"
+    return replace(solution, status=Status(solution.status.success, said))
+
+
+def _default_method(problem: Problem, weak_diffusion: bool) -> tuple[PdeMethod, str]:
+    """Return a method and why it is taken."""
+    if problem.regularizer.linear_strength is None and weak_diffusion:
+        return FiniteVolumes(), "since diffusion is weak and the drift not affine"
+    return SpectralElements(), "the most accurate for its time"
 
 
 def _check_density_exists(task: Task) -> None:
-    """Raise `UnsupportedError` where the solution would have atoms."""
+    """Raise `UnsupportedError` where the solution of a problem without diffusion would have atoms."""
     problem, initial = task.problem, task.initial
-    Q, R = initial.overlaps(problem)
-    if float(task.limit(Q, R, 0.0).Lambda[0, 0]) > 0.0:
-        return
     remedy = "use simulate_particles, or a finite batch_size, which makes diffusion"
     if problem.regularizer.kinks:
         raise UnsupportedError(
