@@ -23,8 +23,7 @@ def masses(solution, t):
     """Return the masses within `NEAR` of zero of coordinates without the feature, and their standard errors."""
     if solution.route == "pde":
         density = solution.density(t=t, loading=0.0)
-        below = np.concatenate([[0.0], np.cumsum(0.5 * (density.p[1:] + density.p[:-1]) * np.diff(density.w))])
-        return np.interp(NEAR, density.w, below) - np.interp(-NEAR, density.w, below), np.zeros(len(NEAR))
+        return np.array([density.mass(-r, r) for r in NEAR]), np.zeros(len(NEAR))
     histograms = [solution.histogram(t, 0.0, bins=[-r, r]) for r in NEAR]
     return np.array([(h.density[0] * 2.0 * r, h.stderr[0] * 2.0 * r) for h, r in zip(histograms, NEAR, strict=True)]).T
 

@@ -27,9 +27,7 @@ def main(folder: Path) -> mv.Comparison:
     print(comparison)
 
     off_feature = pde.density(t=8.0, loading=0.0)
-    near_zero = np.abs(off_feature.w) < 0.1
-    share = np.trapezoid(off_feature.p[near_zero], off_feature.w[near_zero])
-    print(f"weights off the feature: {100 * share:.0f}% within 0.1 of zero at t = 8")
+    print(f"weights off the feature: {100 * off_feature.mass(-0.1, 0.1):.0f}% within 0.1 of zero at t = 8")
 
     folder.mkdir(parents=True, exist_ok=True)
     mv.plot_densities([pde, particles, sgd], snapshots).savefig(folder / "sparse_densities.png")

@@ -49,6 +49,11 @@ class Density:
         """Return the mean of a function of w, which takes and returns arrays of shape (n,)."""
         return float(self.weights @ (self.p * applied(function, self.w)))
 
+    def pdf(self, w: ArrayLike) -> Array:
+        """Return the density at w, of the same shape, interpolated between the points; zero beyond them."""
+        at = _checks.array("w", w)
+        return self._pdf(at.ravel()).reshape(at.shape)
+
     def cdf(self, w: ArrayLike) -> Array:
         """Return the mass to the left of w, of the same shape."""
         return self._distribution(_checks.array("w", w))
@@ -65,6 +70,9 @@ class Density:
     @cached_property
     def _law(self) -> TabulatedLaw:
         return TabulatedLaw(self.w, self.p, self.weights)
+
+    def _pdf(self, w: Array) -> Array:
+        return self._law.pdf(w)
 
     def _distribution(self, w: Array) -> Array:
         return self._law.cdf(w.ravel()).reshape(w.shape)
@@ -105,6 +113,9 @@ class ExactDensity(Density):
         ):
             total += float(share * (bell @ applied(function, mean + np.sqrt(variance) * z)))
         return total
+
+    def _pdf(self, w: Array) -> Array:
+        return self.law.pdf(w)
 
     def _distribution(self, w: Array) -> Array:
         return self.law.cdf(w.ravel()).reshape(w.shape)

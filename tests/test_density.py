@@ -162,3 +162,12 @@ def test_bad_questions_are_refused():
         density.mean_of(lambda w: w[:3])
     with np.errstate(divide="ignore"), pytest.raises(mv.InvalidInput, match="function"):
         density.mean_of(lambda w: np.log(np.maximum(w, 0.0)))
+
+
+def test_the_density_between_the_points_is_that_of_the_law():
+    """A normal law on coarse points, in between to fourth order of the spacing 0.2; nothing beyond the points."""
+    w = np.linspace(-6.0, 6.0, 61)
+    density = Density(w, np.exp(-0.5 * w * w) / np.sqrt(2.0 * np.pi))
+    middle = np.array([-1.3, 0.1, 0.7])
+    np.testing.assert_allclose(density.pdf(middle), np.exp(-0.5 * middle**2) / np.sqrt(2.0 * np.pi), atol=1e-4)
+    assert (density.pdf([-7.0, 7.0]) == 0.0).all()

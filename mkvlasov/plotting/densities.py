@@ -99,11 +99,10 @@ def _histogram(ax: Axes, solution: RunsSolution, t: float, group: LoadingGroup, 
 
 def _pde(ax: Axes, solution: PdeSolution, t: float, group: LoadingGroup) -> Array | None:
     parts = [solution.density(t, point) for point in group.points]
-    w = np.unique(np.concatenate([part.w for part in parts]))
-    p = sum(
-        weight * np.interp(w, part.w, part.p, left=0.0, right=0.0)
-        for weight, part in zip(group.weights, parts, strict=True)
-    )
+    nodes = np.unique(np.concatenate([part.w for part in parts]))
+    # Nodes of polynomials of high order lie too far apart for straight lines between them.
+    w = np.interp(np.arange(0.0, len(nodes) - 0.9, 0.25), np.arange(len(nodes)), nodes)
+    p = sum(weight * part.pdf(w) for weight, part in zip(group.weights, parts, strict=True))
     ax.plot(w, p, zorder=4, **_LOOKS["pde"])
     return _bulk(w, np.asarray(p))
 
