@@ -12,6 +12,7 @@ from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
+from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.limit.derivatives import ClosedRates, Derivative, parameter_derivative
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
@@ -111,10 +112,13 @@ def reduce(problem: Problem) -> ReducedSystem:
     ------
     ClosureError
         Unless the moments close (L2 regularizer or none); names the terms that do not and points to the PDE.
+    UnsupportedError
+        For a loss whose limit is not known.
 
     Notes
     -----
     docs/theory.md, section 4.
     """
     require_closure(problem)
+    LimitCoefficients(problem)  # refuses a loss whose limit is not known
     return ReducedSystem(problem)

@@ -1,5 +1,7 @@
 """The reduced system as one object: its parts agree with the routes and with each other."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,12 @@ def test_a_regularizer_that_does_not_close_is_refused_with_the_way_out():
     problem, _ = mv.read_problem("sparse")
     with pytest.raises(mv.ClosureError, match="solve_pde"):
         mv.reduce(problem)
+
+
+def test_a_loss_without_a_known_limit_is_refused():
+    problem, _ = mv.read_problem("contrastive")
+    with pytest.raises(mv.UnsupportedError, match="stop_gradient"):
+        mv.reduce(dataclasses.replace(problem, loss=mv.losses.Covariance(stop_gradient=True)))
 
 
 BAD_STATES = [
