@@ -241,14 +241,17 @@ def test_the_installed_program_can_be_interrupted_and_piped(tmp_path):
     listing = subprocess.run(f"{sys.executable} -c 'from mkvlasov.cli import main; main()' examples contrastive | true",
                              shell=True, capture_output=True, text=True, check=False)  # fmt: skip
     assert listing.stderr == ""
-    long = tmp_path / "long.toml"
+    brief, long = tmp_path / "brief.toml", tmp_path / "long.toml"
+    brief.write_text(SMALL.format(rate=0.4))
+    # Compiled and kept, so that what is interrupted is the simulation.
+    subprocess.run([*program, "solve", str(brief), "--method", "sgd"], capture_output=True, check=True)
     long.write_text(SMALL.format(rate=0.4).replace("t_final = 0.4", "t_final = 4e8"))
     started = subprocess.Popen(
         [*program, "solve", str(long), "--method", "sgd"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     time.sleep(4.0)
     for _ in range(5):
-        # Python drops an interrupt that arrives in a callback, such as those of a compiler that is still at work.
+        # Python drops an interrupt that arrives in a callback, such as those of a compiler.
         started.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             out, err = started.communicate(timeout=15)

@@ -51,7 +51,10 @@ def test_pde_after_pde_is_the_exact_law_under_l2(decaying):
     for a in LOADINGS:
         gap = _l1(second.density(3.0, a), exact.density(6.0, a, w=second.density(3.0, a).w))
         assert gap < first.density_error[-1] + second.density_error[-1]
-    np.testing.assert_allclose(second.loss[0], first.loss[-1], rtol=1e-5)
+    # The loss, a function of Q and R alone, changes by as little as they do.
+    change = np.abs(second.Q[0] - first.Q[-1]).item() / first.Q[-1].item()
+    change += np.abs(second.R[0] - first.R[-1]).item() / first.R[-1].item()
+    np.testing.assert_allclose(second.loss[0], first.loss[-1], rtol=2.0 * change + 1e-7)
 
 
 def test_pde_after_pde_is_one_run_under_l1():
@@ -148,6 +151,7 @@ def test_a_pde_goes_on_from_simulated_weights():
     options = {"particles": 1000, "runs": 4, "rng": 0, "snapshots": [1.0], "progress": False}
     mfs = mv.simulate_particles(problem, INITIAL, t_eval=[0.0, 1.0], **options)
     pde = mv.solve_pde(problem, mfs.final, t_eval=[0.0, 1.0], progress=False)
+    assert "FiniteVolumes" in pde.status.message, "a thousand points are no start for polynomials"
     whole = mv.solve_pde(problem, INITIAL, t_eval=[0.0, 2.0], progress=False)
     np.testing.assert_allclose(pde.Q[-1], whole.Q[-1], atol=6 * mfs.Q_stderr[-1].item() + pde.Q_error[-1].item())
 

@@ -8,6 +8,7 @@ from mkvlasov import _checks
 from mkvlasov._typing import ArrayLike
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
+from mkvlasov.problem.conditional import ConditionalLaw, GaussianMixture
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution import Status
@@ -21,6 +22,8 @@ LARGEST_GROWTH = 1e4
 
 _WEAK_DIFFUSION = 1e-3
 """Of Lambda / (tau Q), the share of the variance that diffusion renews while the drift acts."""
+_FEW_POINTS = 8
+"""Point masses per loading that polynomials follow from their first moment on."""
 
 
 def solve_pde(
@@ -50,9 +53,9 @@ def solve_pde(
         Increasing output times, not negative; integration starts at 0.
     method : method from `mkvlasov.methods`, optional
         Unless given, `SpectralElements()`, the most accurate for its time, which refines until `rtol` is met; but
-        `FiniteVolumes()`, which never goes negative, where phi is not quadratic and diffusion so weak
-        (Lambda < 0.001 tau Q at the start) that fronts would be too sharp for polynomials. The status says which one
-        was chosen, and why.
+        `FiniteVolumes()`, which never goes negative, where the start is rough (a set of many weights, a density with
+        jumps), or where phi is not quadratic and diffusion so weak (Lambda < 0.001 tau Q at the start) that fronts
+        would be too sharp for polynomials. The status says which one was chosen, and why.
     rtol : float
         Bound on the error of one time step, of the densities in L1 and of Q and R relatively.
     loading_order : int, optional
@@ -103,17 +106,25 @@ def solve_pde(
     if method is not None:
         return method.solve(task)
     weak = diffusion < _WEAK_DIFFUSION * problem.rate(0.0) * float(Q[0, 0])
-    method, reason = _default_method(problem, weak)
+    method, reason = _default_method(problem, initial, weak)
     solution = method.solve(task)
     said = f"{solution.status}; solved by {method!r}, {reason}"
     return replace(solution, status=Status(solution.status.success, said))
 
 
-def _default_method(problem: Problem, weak_diffusion: bool) -> tuple[PdeMethod, str]:
+def _default_method(problem: Problem, initial: InitialLaw, weak_diffusion: bool) -> tuple[PdeMethod, str]:
     """Return a method and why it is taken."""
+    if any(_is_rough(initial.conditional(a, problem)) for a in initial.loading_nodes(problem, 2).points):
+        return FiniteVolumes(), "since the start is rough"
     if problem.regularizer.linear_strength is None and weak_diffusion:
         return FiniteVolumes(), "since diffusion is weak and the drift not affine"
     return SpectralElements(), "the most accurate for its time"
+
+
+def _is_rough(law: ConditionalLaw) -> bool:
+    """Return whether a start is too rough for polynomials: more than a few point masses, or a density with jumps."""
+    few_points = isinstance(law, GaussianMixture) and len(law.weights) <= _FEW_POINTS
+    return not law.is_smooth and not few_points
 
 
 def _check_density_exists(task: Task) -> None:
