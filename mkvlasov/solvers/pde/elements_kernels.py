@@ -48,7 +48,7 @@ class Mesh(NamedTuple):
     slope: Array
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def nodal_weights(basis: Basis, mesh: Mesh) -> Array:
     """Return the quadrature weights of all nodes (the diagonal mass matrix)."""
     n = len(basis.nodes)
@@ -62,7 +62,7 @@ def nodal_weights(basis: Basis, mesh: Mesh) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def node_positions(basis: Basis, mesh: Mesh) -> Array:
     """Return the positions x of all nodes."""
     n = len(basis.nodes)
@@ -76,7 +76,7 @@ def node_positions(basis: Basis, mesh: Mesh) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def moments(basis: Basis, mesh: Mesh, frame: Array, p: Array) -> Array:
     """Return, per loading, E[1], E[w], E[w^2], E[phi'], E[w phi'], shape (L, 5)."""
     n = len(basis.nodes)
@@ -98,7 +98,7 @@ def moments(basis: Basis, mesh: Mesh, frame: Array, p: Array) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def order_parameters(per_loading: Array, loadings: Array, weights: Array) -> Array:
     """Return (Q, R_1, ..., R_K, E[w phi']) from the moments of the loadings."""
     features = loadings.shape[1]
@@ -111,7 +111,7 @@ def order_parameters(per_loading: Array, loadings: Array, weights: Array) -> Arr
     return y
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def apply(basis: Basis, mesh: Mesh, drift: Array, p: Array) -> Array:
     """Return M dp/dt; `drift` (L, 4) holds c0, c1, c2 and D of every loading."""
     n = len(basis.nodes)
@@ -131,7 +131,7 @@ def apply(basis: Basis, mesh: Mesh, drift: Array, p: Array) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _factorize(basis: Basis, mesh: Mesh, loading: int, step: float, drift: Array, b: Array, lu: Array) -> None:
     """Factorize M - step A of loading loading, element after element, into lu (elements, n, n)."""
     n = len(basis.shape)
@@ -163,7 +163,7 @@ def _factorize(basis: Basis, mesh: Mesh, loading: int, step: float, drift: Array
             m[n - 1, n - 1] = 1.0 / carried
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve(basis: Basis, lu: Array, elements: int, right: Array) -> None:
     """Overwrite the right-hand side of one loading with the solution."""
     n = len(basis.shape)
@@ -183,7 +183,7 @@ def _solve(basis: Basis, lu: Array, elements: int, right: Array) -> None:
             right[at + k] = value * lu[e, k, k]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def advance(
     basis: Basis,
     mesh: Mesh,
@@ -264,7 +264,7 @@ def advance(
     return result, error
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def l1_norms(mesh: Mesh, size: Array, error: Array) -> Array:
     """Return the L1 norm per loading, (L,)."""
     loadings = len(mesh.first) - 1
@@ -276,7 +276,7 @@ def l1_norms(mesh: Mesh, size: Array, error: Array) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def indicators(basis: Basis, mesh: Mesh, p: Array) -> Array:
     """Return, per element, the estimated L1 norm of what its polynomial leaves out (the last two Legendre terms)."""
     n = len(basis.nodes)
@@ -293,7 +293,7 @@ def indicators(basis: Basis, mesh: Mesh, p: Array) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def wall_mass(basis: Basis, mesh: Mesh, p: Array) -> float:
     """Return the largest mass at an end of the elements, in the worst loading."""
     n = len(basis.nodes)
@@ -306,7 +306,7 @@ def wall_mass(basis: Basis, mesh: Mesh, p: Array) -> float:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def values_at(basis: Basis, mesh: Mesh, p: Array, loading: int, x: Array) -> Array:
     """Return the density of loading loading at increasing x (in its coordinates); zero beyond the elements."""
     n = len(basis.nodes)
@@ -338,7 +338,7 @@ def values_at(basis: Basis, mesh: Mesh, p: Array, loading: int, x: Array) -> Arr
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def distances(
     basis: Basis, mesh: Mesh, frame: Array, p: Array, other_mesh: Mesh, other_frame: Array, other_p: Array
 ) -> Array:

@@ -25,7 +25,7 @@ from mkvlasov.solvers.pde.elements_march import (
 )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def evaluate_line(times: Array, y: Array, data: tuple[Array, tuple[Array, ...]]) -> Array:
     """Return the rates that `elements_rates.CoupledTable` gives, from compiled coefficients.
 
@@ -70,7 +70,7 @@ def evaluate_line(times: Array, y: Array, data: tuple[Array, tuple[Array, ...]])
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def march_line(
     data: tuple[Array, tuple[Array, ...]],
     settings: Settings,

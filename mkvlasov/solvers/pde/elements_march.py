@@ -89,7 +89,7 @@ class Progress(NamedTuple):
     log: Array
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def finite(table: Array) -> bool:
     """Return whether all entries of a table are."""
     for i in range(table.shape[0]):
@@ -99,7 +99,7 @@ def finite(table: Array) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _predict(history: Array, rows: int, times: Array) -> Array:
     """Extrapolate the moments: by the cubic through two values and slopes, or along the tangent."""
     size = (history.shape[1] - 1) // 2
@@ -121,7 +121,7 @@ def _predict(history: Array, rows: int, times: Array) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _velocities(settings: Settings, rates: Array, frame: Array, per_loading: Array) -> Array:
     """Return how fast shift and (logarithmically) scale follow mean and standard deviation, (L, 2)."""
     result = np.zeros(frame.shape)
@@ -137,7 +137,7 @@ def _velocities(settings: Settings, rates: Array, frame: Array, per_loading: Arr
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _drifts(settings: Settings, rates: Array, frame: Array, velocities: Array, after: Array) -> Array:
     """Return c0, c1, c2, D in the moving coordinates, for rates (S, 5 + K) at times `after` the frame: (S, L, 4)."""
     stages = len(after)
@@ -157,7 +157,7 @@ def _drifts(settings: Settings, rates: Array, frame: Array, velocities: Array, a
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _moved(frame: Array, velocities: Array, dt: float) -> Array:
     result = np.empty(frame.shape)
     for loading in range(len(frame)):
@@ -166,7 +166,7 @@ def _moved(frame: Array, velocities: Array, dt: float) -> Array:
     return result
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _remember(
     settings: Settings, progress: Progress, mesh: Mesh, basis: Basis, per_loading: Array, change: Array
 ) -> None:
@@ -201,7 +201,7 @@ def _remember(
         history[1, 1 + size + k] = slope[k]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _error(
     settings: Settings,
     basis: Basis,
@@ -264,7 +264,7 @@ class Plan(NamedTuple):
     predicted: Array
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def propose(settings: Settings, basis: Basis, mesh: Mesh, progress: Progress, p: Array, target: float) -> Plan:
     """Return the next step to try."""
     t, frame = progress.clock[0], progress.frame
@@ -285,7 +285,7 @@ def propose(settings: Settings, basis: Basis, mesh: Mesh, progress: Progress, p:
     return Plan(dt, parts <= 1.0, velocities, start, times, _predict(progress.history, progress.counts[0], times))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def attempt(
     settings: Settings,
     basis: Basis,

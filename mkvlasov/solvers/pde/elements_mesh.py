@@ -186,45 +186,58 @@ def tabulate(basis: Basis, snapshots: Sequence[Snapshot], loadings: int) -> tupl
     """
     if not snapshots:
         return np.empty((0, loadings, 1)), np.empty((0, loadings, 1)), np.empty((0, loadings, 1))
-    most = max(int(np.diff(snapshot.mesh.first).max()) for snapshot in snapshots)
-    rows = [_rows(basis, snapshot, most) for snapshot in snapshots]
-    nodes, densities, weights = (np.array(part) for part in zip(*rows, strict=True))
-    return nodes, densities, weights
-
-
-def _rows(basis: Basis, snapshot: Snapshot, count: int) -> tuple[Array, Array, Array]:
-    mesh, degree = snapshot.mesh, len(basis.nodes) - 1
-    loadings = len(snapshot.frame)
-    nodes, densities, weights = (np.empty((loadings, count * degree + 1)) for _ in range(3))
-    for loading, (shift, scale) in enumerate(snapshot.frame):
-        here = slice(mesh.first[loading], mesh.first[loading + 1])
-        at = degree * mesh.first[loading] + loading
-        p = snapshot.p[at : at + degree * (mesh.first[loading + 1] - mesh.first[loading]) + 1]
-        left, width, values = _halved(basis, mesh.left[here], mesh.width[here], p, count)
-        x = left[:, None] + 0.5 * width[:, None] * (1.0 + basis.nodes[:-1])
-        nodes[loading] = shift + scale * np.append(x.ravel(), left[-1] + width[-1])
-        densities[loading] = values / scale
-        size = np.zeros(count * degree + 1)
-        each = 0.5 * scale * width[:, None] * basis.weights
-        size[:-1] = each[:, :-1].ravel()
-        size[degree::degree] += each[:, -1]
-        weights[loading] = size
-    return nodes, densities, weights
-
-
-def _halved(basis: Basis, left: Array, width: Array, p: Array, count: int) -> tuple[Array, Array, Array]:
-    """Halve the widest elements until there are `count`."""
     degree = len(basis.nodes) - 1
-    while len(left) < count:
+    counts = np.concatenate([np.diff(snapshot.mesh.first) for snapshot in snapshots])
+    most = int(counts.max())
+    left, width, values = _halved(
+        basis,
+        np.concatenate([snapshot.mesh.left for snapshot in snapshots]),
+        np.concatenate([snapshot.mesh.width for snapshot in snapshots]),
+        np.concatenate([_values(snapshot, degree) for snapshot in snapshots]),
+        counts,
+        most,
+    )
+    shift, scale = np.concatenate([snapshot.frame for snapshot in snapshots]).T[..., None]
+    left, width = left.reshape(-1, most), width.reshape(-1, most)
+    x = left[..., None] + 0.5 * width[..., None] * (1.0 + basis.nodes[:-1])
+    size = 0.5 * width[..., None] * basis.weights
+    weights = np.zeros((len(counts), most * degree + 1))
+    weights[:, :-1] = size[..., :-1].reshape(len(counts), -1)
+    weights[:, degree::degree] += size[..., -1]
+    nodes = np.column_stack([x.reshape(len(counts), -1), left[:, -1] + width[:, -1]])
+    values = values.reshape(len(counts), most, -1)
+    densities = np.column_stack([values[..., :-1].reshape(len(counts), -1), values[:, -1, -1]])
+    shape = (len(snapshots), loadings, -1)
+    return (shift + scale * nodes).reshape(shape), (densities / scale).reshape(shape), (scale * weights).reshape(shape)
+
+
+def _values(snapshot: Snapshot, degree: int) -> Array:
+    """Return the nodal values of all elements, (E, n)."""
+    first = snapshot.mesh.first
+    loading = np.repeat(np.arange(len(first) - 1), np.diff(first))
+    at = degree * np.arange(first[-1]) + loading
+    return snapshot.p[at[:, None] + np.arange(degree + 1)]
+
+
+def _halved(
+    basis: Basis, left: Array, width: Array, values: Array, counts: IntArray, most: int
+) -> tuple[Array, Array, Array]:
+    """Halve the widest elements of every group until each has `most`; counts (groups,) of elements, group after group.
+
+    `values` holds the nodal values, (elements, n).
+    """
+    while (counts < most).any():
+        group = np.repeat(np.arange(len(counts)), counts)
+        begin = np.cumsum(counts) - counts
+        widest = np.lexsort((-width, group))
         chosen = np.zeros(len(left), dtype=bool)
-        chosen[np.argsort(-width, kind="stable")[: count - len(left)]] = True
-        rows = np.column_stack([p[:-1].reshape(-1, degree), p[degree::degree]])
-        first = np.where(chosen[:, None], rows @ basis.halves[0].T, rows)
+        chosen[widest] = np.arange(len(left)) - begin[group] < (most - counts)[group]
         # The right halves, each behind its left half.
         twice = np.repeat(np.arange(len(left)), 1 + chosen)
         right = np.append(False, twice[1:] == twice[:-1])
-        values = np.where(right[:, None], (rows @ basis.halves[1].T)[twice], first[twice])
+        first = np.where(chosen[:, None], values @ basis.halves[0].T, values)
+        values = np.where(right[:, None], (values @ basis.halves[1].T)[twice], first[twice])
         width = np.where(chosen, 0.5 * width, width)[twice]
         left = left[twice] + np.where(right, width, 0.0)
-        p = np.append(values[:, :-1].ravel(), values[-1, -1])
-    return left, width, p
+        counts = np.minimum(2 * counts, most)
+    return left, width, values

@@ -22,7 +22,7 @@ _JOINED = 0.05
 _WIDER, _MOST_ADDED = 0.3, 20
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def arrived(basis: Basis, mesh: Mesh, p: Array, loading: int, side: int, limit: float) -> bool:
     """Return whether the density has reached the left (0) or right (1) end of a loading."""
     n = len(basis.nodes)
@@ -31,7 +31,7 @@ def arrived(basis: Basis, mesh: Mesh, p: Array, loading: int, side: int, limit: 
     return abs(p[wall]) * mesh.width[e] > 0.05 * limit
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def siblings(mesh: Mesh, e: int) -> bool:
     """Return whether e and e + 1 are the two halves of one element."""
     return (
@@ -42,7 +42,7 @@ def siblings(mesh: Mesh, e: int) -> bool:
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _join(basis: Basis, p: Array, result: Array) -> None:
     n = len(basis.nodes)
     for i in range(n):
@@ -52,7 +52,7 @@ def _join(basis: Basis, p: Array, result: Array) -> None:
         result[i] = value
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def joinable(basis: Basis, mesh: Mesh, p: Array, estimate: Array, loading: int, e: int, limit: float) -> bool:
     """Return whether e and e + 1 are halves of an element that would suffice."""
     if e + 1 >= mesh.first[loading + 1] or not siblings(mesh, e) or max(estimate[e], estimate[e + 1]) > _JOINED * limit:
@@ -69,7 +69,7 @@ def joinable(basis: Basis, mesh: Mesh, p: Array, estimate: Array, loading: int, 
     return mesh.width[e] * (abs(before) + abs(last)) < _JOINED * limit
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def wants_regrid(basis: Basis, mesh: Mesh, p: Array, limits: Array, coarsen: bool) -> bool:
     """Return whether an element is too coarse, a wall reached, or a pair needlessly fine."""
     estimate = indicators(basis, mesh, p)
@@ -84,7 +84,7 @@ def wants_regrid(basis: Basis, mesh: Mesh, p: Array, limits: Array, coarsen: boo
     return False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _beyond(mesh: Mesh, e: int, side: int, wanted: float, level: IntArray, index: IntArray) -> int:
     """Set level and index of elements to add beyond the end element e, outwards, each as wide as fits; return how many.
 
@@ -107,7 +107,7 @@ def _beyond(mesh: Mesh, e: int, side: int, wanted: float, level: IntArray, index
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def regrid(basis: Basis, mesh: Mesh, p: Array, limits: Array) -> tuple[Mesh, Array]:
     """Return the adapted elements (slopes left at zero) and the densities on them.
 

@@ -41,11 +41,12 @@ def solve(task: Task, method: PdeMethod, degree: int) -> PdeSolution:
     order = task.loading_order or _ORDERS.get(task.problem.n_features, _ORDER_BEYOND)
     loadings = task.initial.loading_nodes(task.problem, order)
     fewer = task.initial.loading_nodes(task.problem, max((order + 1) // 2, 2))
-    fine = _run(task, rates, loadings, degree, 1.0, task.t, progress=task.progress)
+    laws = _laws(task, loadings)
+    fine = _run(task, rates, loadings, laws, degree, 1.0, task.t, progress=task.progress)
     few = fine.times[compared(fine.times)]
-    coarse = _run(task, rates, loadings, degree, LOOSER, few)
+    coarse = _run(task, rates, loadings, laws, degree, LOOSER, few)
     exact = len(fewer.weights) == len(loadings.weights)
-    thinned = None if exact else _run(task, rates, fewer, degree, LOOSER, few)
+    thinned = None if exact else _run(task, rates, fewer, _laws(task, fewer), degree, LOOSER, few)
     features = task.problem.n_features
     errors = estimate(basis(degree), fine, coarse, thinned, loadings.weights, features, task.rtol)
     runs = [each for each in (fine, coarse, thinned) if each is not None]
@@ -85,12 +86,22 @@ def density(solution: PdeSolution, degree: int, *, t: float, loading: Array) -> 
     return Density(w[-1, 0], p[-1, 0], quadrature[-1, 0])
 
 
+def _laws(task: Task, loadings: LoadingNodes) -> list[LineLaw]:
+    return [task.initial.conditional(a, task.problem) for a in loadings.points]
+
+
 def _run(
-    task: Task, rates: Rates, loadings: LoadingNodes, degree: int, looser: float, t: Array, *, progress: bool = False
+    task: Task,
+    rates: Rates,
+    loadings: LoadingNodes,
+    laws: Sequence[LineLaw],
+    degree: int,
+    looser: float,
+    t: Array,
+    *,
+    progress: bool = False,
 ) -> Trace:
-    problem = task.problem
-    equations = Equations(loadings.points, loadings.weights, problem.regularizer, rates, task.largest)
-    laws = [task.initial.conditional(a, problem) for a in loadings.points]
+    equations = Equations(loadings.points, loadings.weights, task.problem.regularizer, rates, task.largest)
     return _march(equations, laws, degree, task.rtol, looser, t, progress=progress)
 
 
