@@ -51,10 +51,7 @@ def test_pde_after_pde_is_the_exact_law_under_l2(decaying):
     for a in LOADINGS:
         gap = _l1(second.density(3.0, a), exact.density(6.0, a, w=second.density(3.0, a).w))
         assert gap < first.density_error[-1] + second.density_error[-1]
-    # The loss, a function of Q and R alone, changes by as little as they do.
-    change = np.abs(second.Q[0] - first.Q[-1]).item() / first.Q[-1].item()
-    change += np.abs(second.R[0] - first.R[-1]).item() / first.R[-1].item()
-    np.testing.assert_allclose(second.loss[0], first.loss[-1], rtol=2.0 * change + 1e-7)
+    np.testing.assert_allclose(second.loss[0], first.loss[-1], rtol=1e-5)
 
 
 def test_pde_after_pde_is_one_run_under_l1():
@@ -81,7 +78,8 @@ def test_closed_equations_go_on_exactly_and_from_a_table(decaying):
     for a in LOADINGS:
         density = exact.density(6.0, a)
         np.testing.assert_allclose(after_ode.density(3.0, a, w=density.w).p, density.p, atol=1e-8)
-        assert _l1(after_pde.density(3.0, a), density) < first.density_error[-1]
+        blurred = after_pde.density(3.0, a)
+        assert _l1(blurred, exact.density(6.0, a, w=blurred.w)) < first.density_error[-1]
         assert after_pde.density(3.0, a).quantile(0.3) == pytest.approx(density.quantile(0.3), abs=1e-3)
 
 

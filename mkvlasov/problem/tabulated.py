@@ -21,7 +21,7 @@ _JUMP = 1e-6
 _NEGLIGIBLE = 1e-8
 """Gaps between nodes do not matter where the density is below this share of its peak."""
 _WIDE_NOISE = 1.0
-"""Noise of so many gaps between nodes is resolved by them: to 1e-8 if they are uniform, 1e-5 in elements of degree 8."""
+"""Noise of so many gaps between nodes is resolved by them: to 1e-8 if uniform, to 1e-5 in elements of degree 8."""
 _PIECES = 8
 """Linear pieces of the interpolant between two nodes."""
 

@@ -53,7 +53,7 @@ def solve(task: Task, method: PdeMethod, degree: int) -> PdeSolution:
     return build_solution(
         task,
         method,
-        _snapshots(fine, loadings, degree, features),
+        _snapshots(fine, rates, loadings, degree, features),
         errors,
         coefficients=_history(fine, features, task.problem.regularizer.linear_strength or 0.0),
         status=_status(fine, task.t),
@@ -132,16 +132,17 @@ def _march(
         )
 
 
-def _snapshots(trace: Trace, loadings: LoadingNodes, degree: int, features: int) -> Snapshots:
+def _snapshots(trace: Trace, rates: Rates, loadings: LoadingNodes, degree: int, features: int) -> Snapshots:
     y = moments_at(trace, features)
-    rows = np.minimum(np.searchsorted(trace.log[:, 0], trace.times * (1.0 - 1e-12)), len(trace.log) - 1)
+    # The last moment, what the walls took in, is none of the loss.
+    loss = rates.evaluate(trace.times, np.column_stack([y, np.zeros(len(y))]))[:, LOSS]
     nodes, densities, quadrature = tabulate(basis(degree), trace.snapshots, len(loadings.weights))
     return Snapshots(
         loadings=loadings,
         t=trace.times,
         Q=y[:, 0],
         R=y[:, 1:],
-        loss=trace.log[rows, 3 + features + LOSS],
+        loss=loss,
         nodes=nodes,
         densities=densities,
         quadrature=quadrature,
