@@ -61,24 +61,23 @@ def train(data, rng):
 
 
 def table(solutions):
-    """Print the ends of the curves, and the change from each to the next in standard errors."""
-    print(f"at t = {TIMES[-1]:g}   cosine with feature 0            training loss")
-    before = None
-    for name, solution in zip(NAMES, solutions, strict=True):
-        ends = [
-            (solution.cosine_similarity[-1, 0, 0], solution.cosine_similarity_stderr[-1, 0, 0]),
-            (solution.loss[-1], solution.loss_stderr[-1]),
-        ]
+    """Print the ends of the curves; for each simulation the change from the line above, in standard errors too."""
+    print(f"{f'at t = {TIMES[-1]:g}':>10}{'cosine with feature 0':>24}{'training loss':>42}")
+    ends = [
+        ((s.cosine_similarity[-1, 0, 0], s.cosine_similarity_stderr[-1, 0, 0]), (s.loss[-1], s.loss_stderr[-1]))
+        for s in solutions
+    ]
+    print(f"{NAMES[0]:>10}{ends[0][0][0]:8.3f}{ends[0][1][0]:42.3f}")
+    for name, before, end in zip(NAMES[1:], ends, ends[1:], strict=False):
         line = f"{name:>10}"
-        for i, (value, error) in enumerate(ends):
-            line += f"  {value:7.3f} +- {error:.3f}"
-            if before is not None:
-                change = value - before[i][0]
-                line += f" ({change:+.3f}, {abs(change) / np.hypot(error, before[i][1]):4.1f} se)"
-            else:
-                line += " " * 18
-        print(line)
-        before = ends
+        for (old, old_error), (new, error) in zip(before, end, strict=True):
+            change = new - old
+            line += (
+                f"{new:8.3f} +- {error:.3f}  ({change:+.3f}, {abs(change) / np.hypot(error, old_error):4.1f} se)".ljust(
+                    42
+                )
+            )
+        print(line.rstrip())
 
 
 def background_cost(solutions):
