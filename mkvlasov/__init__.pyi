@@ -1,5 +1,7 @@
 from .configuration import builtin_problems as builtin_problems
 from .configuration import read_problem as read_problem
+from .data import DataModel as DataModel
+from .data import from_data as from_data
 from .errors import ClosureError as ClosureError
 from .errors import InvalidInput as InvalidInput
 from .errors import MkvlasovError as MkvlasovError

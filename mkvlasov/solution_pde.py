@@ -12,7 +12,7 @@ from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.density import Density
 from mkvlasov.errors import InvalidInput
-from mkvlasov.problem.continued import Tabulated, matching, on_constraint
+from mkvlasov.problem.continued import Tabulated, matching, on_constraint, sample_each
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.problem.loadings import LoadingNodes
@@ -101,6 +101,9 @@ class PdeEnd(Value):
 
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
         return self.table.loading_nodes(problem, order)
+
+    def sample(self, rng: np.random.Generator, a: Array, problem: Problem) -> Array:
+        return sample_each(self, rng, a, problem)
 
     def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
         return self.table.sample_rows(rng, n, problem)

@@ -64,10 +64,16 @@ class Affine(Value):
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
         return self.start.loading_nodes(problem, order)
 
+    def sample(self, rng: np.random.Generator, a: Array, problem: Problem) -> Array:
+        return self._moved(rng, self.start.sample(rng, a, problem), a)
+
     def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
         w, a = self.start.sample_rows(rng, n, problem)
+        return self._moved(rng, w, a), a
+
+    def _moved(self, rng: np.random.Generator, w: Array, a: Array) -> Array:
         noise = rng.standard_normal(w.shape) @ square_root(self.P)
-        return w @ self.A.T + a @ self.C.T + noise, a
+        return w @ self.A.T + a @ self.C.T + noise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,12 +156,12 @@ class Tabulated(Value):
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
         return LoadingNodes(self.loadings, self.probabilities)
 
+    def sample(self, rng: np.random.Generator, a: Array, problem: Problem) -> Array:
+        return sample_each(self, rng, a, problem)
+
     def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
-        which = rng.choice(len(self.loadings), size=n, p=self.probabilities)
-        rows = np.empty((n, 1))
-        for i in np.unique(which):
-            rows[which == i] = self.conditional(self.loadings[i], problem).sample(rng, int((which == i).sum()))
-        return rows, self.loadings[which]
+        a = self.loadings[rng.choice(len(self.loadings), size=n, p=self.probabilities)]
+        return self.sample(rng, a, problem), a
 
 
 def on_constraint(law: InitialLaw, problem: Problem) -> InitialLaw:
@@ -164,6 +170,16 @@ def on_constraint(law: InitialLaw, problem: Problem) -> InitialLaw:
         return law
     Q, R = law.overlaps(problem)
     return Affine(law, np.diag(1.0 / np.sqrt(np.diagonal(Q))), np.zeros_like(R), np.zeros_like(Q))
+
+
+def sample_each(law: InitialLaw, rng: np.random.Generator, a: Array, problem: Problem) -> Array:
+    """Draw rows of weights (n, m) for given loadings (n, K), one distinct loading after the other."""
+    points, which = np.unique(a, axis=0, return_inverse=True)
+    rows = np.empty((len(a), problem.outputs))
+    for i, point in enumerate(points):
+        mine = which.ravel() == i
+        rows[mine] = law.conditional(point, problem).sample(rng, int(mine.sum()))
+    return rows
 
 
 def matching(points: Array, loading: Array) -> npt.NDArray[np.int_]:

@@ -21,7 +21,7 @@ from mkvlasov.problem.conditional import ConditionalLaw as ConditionalLaw
 from mkvlasov.problem.conditional import GaussianMixture as GaussianMixture
 from mkvlasov.problem.continued import Affine as Affine
 from mkvlasov.problem.continued import Tabulated as Tabulated
-from mkvlasov.problem.continued import matching
+from mkvlasov.problem.continued import matching, sample_each
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.loadings import LoadingNodes, check_identity
 from mkvlasov.problem.value import Value
@@ -42,6 +42,9 @@ class InitialLaw(Protocol):
 
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
         """Return the law of the loadings as points and weights."""
+
+    def sample(self, rng: np.random.Generator, a: Array, problem: Problem) -> Array:
+        """Draw independent rows of weights (n, m) for given loadings (n, K)."""
 
     def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
         """Draw n independent rows: weights (n, m) and loadings (n, K)."""
@@ -279,6 +282,9 @@ class Empirical(Value):
         return LoadingNodes(
             points, np.asarray(np.bincount(which.ravel(), weights=self.row_probabilities), dtype=np.float64)
         )
+
+    def sample(self, rng: np.random.Generator, a: Array, problem: Problem) -> Array:
+        return sample_each(self, rng, a, problem)
 
     def sample_rows(self, rng: np.random.Generator, n: int, problem: Problem) -> tuple[Array, Array]:
         self.check(problem)

@@ -1,4 +1,4 @@
-"""The literal algorithm in NumPy: every sample is drawn, in every coordinate.
+"""The literal algorithm in NumPy: every sample is drawn, in every coordinate, from the model or from real data.
 
 Arrays of one run are stored with the coordinates last, weights (m, N) and features (K, N), because every inner loop
 runs over coordinates.
@@ -40,6 +40,12 @@ def draw_views(problem: Problem, features: Array, rng: np.random.Generator, coun
         views += along_features[:, None]
         return views
     return np.stack(problem.augmentation.views(rng, scale * background + along_features), axis=1)
+
+
+def draw_real_views(problem: Problem, samples: Array, rng: np.random.Generator, count: int) -> Array:
+    """Draw `count` batches among real samples (n, N), with replacement, in both views, shape (count, 2, B, N)."""
+    drawn = samples[rng.integers(0, len(samples), size=(count, int(problem.batch_size)))]
+    return np.stack(problem.augmentation.views(rng, drawn), axis=1)
 
 
 def data_increment(problem: Problem, weights: Array, views: Array, rate: float) -> Array:
@@ -101,20 +107,25 @@ class LiteralBlock:
             self._views = None
 
     def training_loss(self, run: int) -> float:
-        plan, features, rng = self._plan, np.asarray(self.features[run]), self.streams[run].losses
+        plan, rng = self._plan, self.streams[run].losses
 
         def draw(count: int) -> Array:
-            return batch_losses(plan.problem, self.weights[run], draw_views(plan.problem, features, rng, count))
+            return batch_losses(plan.problem, self.weights[run], self._fresh_views(run, rng, count))
 
         return mean_loss(plan.loss_batches, self.chunk, draw)
 
     def _draw(self) -> Array:
-        problem = self._plan.problem
-        shape = (len(self.streams), self.chunk, 2, int(problem.batch_size), self._plan.dimension)
+        shape = (len(self.streams), self.chunk, 2, int(self._plan.problem.batch_size), self._plan.dimension)
         views = np.empty(shape)
         for run, stream in enumerate(self.streams):
-            views[run] = draw_views(problem, self.features[run], stream.samples, self.chunk)
+            views[run] = self._fresh_views(run, stream.samples, self.chunk)
         return views
+
+    def _fresh_views(self, run: int, rng: np.random.Generator, count: int) -> Array:
+        plan = self._plan
+        if plan.data is not None:
+            return draw_real_views(plan.problem, plan.data.samples, rng, count)
+        return draw_views(plan.problem, self.features[run], rng, count)
 
     def _step(self, views: Array, rate: float) -> None:
         plan = self._plan

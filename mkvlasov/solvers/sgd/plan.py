@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mkvlasov._typing import Array
+from mkvlasov.data import DataModel
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.solvers.sgd.start import Streams, draw_start
@@ -23,7 +24,7 @@ Callback = Callable[[float, Array, Array], Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What every run has to do; checked by `simulate_sgd`."""
+    """What every run has to do; checked by `simulate_sgd`. With `data`, on samples and along features that it holds."""
 
     problem: Problem
     initial: InitialLaw
@@ -35,6 +36,7 @@ class Plan:
     observables: Mapping[str, Observable]
     proximal: bool
     dtype: np.dtype[Any]
+    data: DataModel | None = None
 
     @property
     def last_step(self) -> int:
@@ -83,10 +85,13 @@ def draw_starts(plan: Plan, streams: list[Streams], loadings: Array) -> tuple[Ar
     Loadings as drawn are written to `loadings` (runs, N, K) unless it has no room for them (no snapshots).
     """
     problem, n = plan.problem, plan.dimension
+    given = None if plan.data is None else plan.data.loadings.values
     weights = np.empty((len(streams), problem.outputs, n), plan.dtype)
     features = np.empty((len(streams), problem.n_features, n), plan.dtype)
     for run, stream in enumerate(streams):
-        weights[run], features[run], drawn = draw_start(problem, plan.initial, n, stream.start, plan.exact_overlaps)
+        weights[run], features[run], drawn = draw_start(
+            problem, plan.initial, n, stream.start, plan.exact_overlaps, given
+        )
         if loadings.shape[1]:
             loadings[run] = drawn
     return weights, features

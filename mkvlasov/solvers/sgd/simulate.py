@@ -16,6 +16,7 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
+from mkvlasov.data import DataModel
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
@@ -39,9 +40,10 @@ def simulate_sgd(
     initial: InitialLaw,
     *,
     t_eval: ArrayLike,
-    dimension: int = 1000,
+    dimension: int | None = None,
     runs: int = 16,
     rng: Seed = None,
+    data: DataModel | None = None,
     exact_overlaps: bool = False,
     snapshots: ArrayLike | None = None,
     loss_batches: int = 32,
@@ -79,12 +81,16 @@ def simulate_sgd(
     t_eval : array_like, shape (T,)
         Output times, increasing, not negative. Time t is read off after step n = round(t N), so it is exact to
         1 / (2 N).
-    dimension : int
-        N, larger than K + m.
+    dimension : int, optional
+        N, larger than K + m; 1000 by default, with `data` that of the data.
     runs : int
         Independent runs; with one run the standard errors are infinite.
     rng : int, Generator, SeedSequence or None
         Seed.
+    data : DataModel, optional
+        Real samples, from `from_data`: every x_b is one of them, drawn at random with replacement, and augmented. The
+        problem must be one that the data make (`DataModel.problem`). Loadings and features are those of the data, the
+        same in every run, and the method is "literal".
     exact_overlaps : bool
         Rescale the start of every run so that its (Q, R) are exactly those of the initial law, instead of
         O(1 / sqrt(N)) away.
@@ -129,15 +135,16 @@ def simulate_sgd(
     SgdSolution
         Mean over runs, standard errors and every run; `stats` has ``seconds`` (since the call), ``steps`` (per run),
         ``coordinate_updates_per_second`` (runs x steps x N / time), ``diverged`` (number of runs), ``dimension``,
-        ``workers``. When a run diverges (a weight beyond 1e8, or not finite) the arrays end at
-        the last output time before the first divergence, and the status says so.
+        ``workers``; with `data` also ``visits`` (how often a run has drawn every sample, on average). When a run
+        diverges (a weight beyond 1e8, or not finite) the arrays end at the last output time before the first
+        divergence, and the status says so.
 
     Raises
     ------
     InvalidInput
         An argument out of its range; a checkpoint of another simulation.
     UnsupportedError
-        For ``batch_size=inf``, which has no stochastic algorithm; for ``method="reduced"`` where it does not apply.
+        For ``batch_size=inf``, which has no stochastic algorithm; for a `method` that does not apply.
 
     Notes
     -----
@@ -153,8 +160,7 @@ def simulate_sgd(
             "solve_pde, solve_ode or simulate_particles, where batch_size = inf means no diffusion"
         )
     t = _checks.times("t_eval", t_eval)
-    size = problem.n_features + problem.outputs
-    dimension = _checks.integer("dimension", dimension, minimum=size + 1)
+    dimension = _dimension(problem, dimension, data)
     if t[-1] * dimension > _MOST_STEPS:
         raise InvalidInput("t_eval", t_eval, f"times up to {_MOST_STEPS:g} steps, t = {_MOST_STEPS / dimension:g}")
     runs = _checks.integer("runs", runs, minimum=1)
@@ -169,7 +175,7 @@ def simulate_sgd(
         "callback": callback is not None,
         "checkpoint": checkpoint is not None,
     }
-    method = _method(problem, method, [name for name, used in weights_used.items() if used])
+    method = _method(problem, method, [name for name, used in weights_used.items() if used], data is not None)
     plan = Plan(
         problem=problem,
         initial=initial,
@@ -181,6 +187,7 @@ def simulate_sgd(
         observables=_observables(observables),
         proximal=_is_proximal(problem, regularizer_step, dimension),
         dtype=np.dtype(dtype),
+        data=data,
     )
     if callback is not None:
         _checks.function("callback", callback)
@@ -204,6 +211,8 @@ def simulate_sgd(
         "dimension": float(dimension),
         "workers": float(workers),
     }
+    if data is not None:
+        stats["visits"] = found.step * problem.batch_size / len(data.samples)
     return _solution(plan, found, t, kept, stats)
 
 
@@ -245,16 +254,32 @@ def _run(
     )
 
 
-def _method(problem: Problem, method: str, weights_used: list[str]) -> str:
+def _dimension(problem: Problem, dimension: int | None, data: DataModel | None) -> int:
+    """Return N; with data the problem must be theirs."""
+    least = problem.n_features + problem.outputs + 1
+    if data is None:
+        return _checks.integer("dimension", 1000 if dimension is None else dimension, minimum=least)
+    if not isinstance(data, DataModel):
+        raise InvalidInput("data", data, "what mkvlasov.from_data returns")
+    data.check(problem)
+    n = data.dimension
+    if dimension not in (None, n):
+        raise InvalidInput("dimension", dimension, f"{n}, the dimension of the data (or leave it out)")
+    return _checks.integer("dimension (of the data)", n, minimum=least)
+
+
+def _method(problem: Problem, method: str, weights_used: list[str], real: bool) -> str:
     """Return the method that is used, given the options that need weights; raise `UnsupportedError` if it cannot be."""
     # Compiled code is loaded when it may run.
     from mkvlasov.solvers.sgd.chain import chain_applies
 
     _checks.choice("method", method, ["auto", *_METHODS])
-    additive = problem.augmentation.is_gaussian
+    given = "real samples have no Gaussian background" if real else ""
+    noise = "" if problem.augmentation.is_gaussian else f"{problem.augmentation!r} is not additive Gaussian noise"
+    needless = f"it has no weights for {weights_used[0]}" if weights_used else ""
     reasons = {
-        "chain": chain_applies(problem) or (f"it has no weights for {weights_used[0]}" if weights_used else ""),
-        "reduced": "" if additive else f"{problem.augmentation!r} is not additive Gaussian noise",
+        "chain": given or chain_applies(problem) or needless,
+        "reduced": given or noise,
         "literal": "it has no single precision" if "dtype='float32'" in weights_used else "",
     }
     if method != "auto":
@@ -310,6 +335,7 @@ def _identity(plan: Plan, t: Array, seed: np.random.SeedSequence, runs: int, met
         "regularizer_step": "proximal" if plan.proximal else "gradient",
         "dtype": str(plan.dtype),
         "observables": list(plan.observables),
+        "data": "none" if plan.data is None else digest(plan.data),
     }
 
 

@@ -37,9 +37,14 @@ class Streams:
 
 
 def draw_start(
-    problem: Problem, initial: InitialLaw, dimension: int, rng: np.random.Generator, exact_overlaps: bool
+    problem: Problem,
+    initial: InitialLaw,
+    dimension: int,
+    rng: np.random.Generator,
+    exact_overlaps: bool,
+    given: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Draw the weights and features of one run.
+    """Draw the weights and features of one run, or the weights alone if the loadings (N, K) are given.
 
     Returns
     -------
@@ -49,7 +54,10 @@ def draw_start(
     loadings : ndarray, shape (N, K)
         As drawn from their law, before they are orthonormalized.
     """
-    rows, drawn = initial.sample_rows(rng, dimension, problem)
+    if given is None:
+        rows, drawn = initial.sample_rows(rng, dimension, problem)
+    else:
+        rows, drawn = initial.sample(rng, given, problem), given
     if np.linalg.matrix_rank(drawn) < problem.n_features:
         raise UnsupportedError(
             f"dimension {dimension} is too small for these loadings: those drawn do not span {problem.n_features} "
