@@ -22,8 +22,8 @@ VARIANCES = np.linspace(0.25, 4.0, 6)
 PAPER, _ = mv.read_problem("contrastive")
 
 
-def problem(correlation, law):
-    noise = mv.augmentations.GaussianNoise(std=1.0, correlation=correlation)
+def problem(correlation, law, std=1.0):
+    noise = mv.augmentations.GaussianNoise(std=std, correlation=correlation)
     return replace(PAPER, hidden=law, augmentation=noise)
 
 
@@ -49,11 +49,23 @@ def main(folder):
     figure.savefig(folder / "learnability.png", dpi=120)
     plt.close(figure)
 
+    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    grid = np.linspace(-1.0, 1.0, 11)
+    for std in (0.25, 0.5, 1.0):
+        law = mv.hidden.Rademacher(1.0)
+        critical = [mv.reduce(problem(c, law, std)).learnability().critical_variance for c in grid]
+        axis.plot(grid, critical, "o-", ms=3, label=f"{std:g}")
+    axis.set_xlabel("correlation of the noise")
+    axis.set_ylabel(r"critical $\langle c^2 \rangle$")
+    axis.legend(title="standard deviation of the noise", fontsize="small")
+    figure.savefig(folder / "critical_variance.png", dpi=120)
+    plt.close(figure)
+
     two = mv.reduce(problem(-0.5, mv.hidden.Rademacher([3.0, 1.0])))
     print(two.fixed_points())
     for feature in range(2):
         print(two.learnability(feature))
-    print(two.learnability(0).critical_values("augmentation.std"))
+    print(two.learnability(0).critical_values("augmentation.std", bounds=(0.5, 5.0)))
     return thresholds
 
 

@@ -139,7 +139,7 @@ def test_only_second_moments_of_the_hidden_variables_enter():
     ("name", "bounds"),
     [
         ("learning_rate", None),
-        ("augmentation.std", None),
+        ("augmentation.std", (0.5, 5.0)),
         ("background_variance", (0.5, 10.0)),
         ("hidden.variance[1]", (0.5, 10.0)),
     ],
