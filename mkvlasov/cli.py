@@ -13,7 +13,7 @@ import click
 
 import mkvlasov as mv
 from mkvlasov.configuration import DEFAULT_PROBLEM, ProblemFile, builtin_problems, builtin_text, read_problem_file
-from mkvlasov.errors import InvalidInput, MkvlasovError
+from mkvlasov.errors import InvalidInput, MkvlasovError, UnsupportedError
 
 if TYPE_CHECKING:
     from mkvlasov.solution import Solution
@@ -89,7 +89,7 @@ def solve(context: click.Context, problem: str, method: str, output: str | None)
 @cli.command()
 @click.argument("problem", metavar="PROBLEM.toml")
 def reduce(problem: str) -> None:
-    """Derive the closed ODEs of a problem: in words, as rates at the start, and in LaTeX.
+    """Derive the closed ODEs of a problem: in words, as rates at the start, in LaTeX, and their fixed points.
 
     PROBLEM.toml is a problem file or the name of a built-in problem.
     """
@@ -101,6 +101,12 @@ def reduce(problem: str) -> None:
     click.echo(f"\nAt the start: Q = {Q.tolist()}, R = {R.tolist()}")
     click.echo(f"dQ/dt = {dQ.tolist()}, dR/dt = {dR.tolist()}\n")
     click.echo(system.latex())
+    try:
+        click.echo(f"\n{system.fixed_points()}\n")
+        for feature in range(content.problem.n_features):
+            click.echo(system.learnability(feature))
+    except UnsupportedError as error:  # no reason to fail: everything else has been printed
+        click.echo(error)
 
 
 @cli.command()

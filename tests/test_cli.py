@@ -269,6 +269,9 @@ def test_reduce_prints_words_rates_and_latex(run):
     assert "The closed system" in out
     assert "dR/dt = [[" in out
     assert r"\begin{align*}" in out
+    assert "5 fixed point(s) up to symmetry" in out
+    assert "stable focus; eigenvalues -0.5068" in out
+    assert "feature 1 of variance 3: learnt, growth rate 0.2877" in out
 
 
 def test_reduce_of_moments_that_do_not_close_is_one_line_with_the_way_out(run):

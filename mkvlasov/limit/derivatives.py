@@ -8,12 +8,12 @@ so that no stencil leaves the admissible states.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mkvlasov._typing import Array
 from mkvlasov.errors import InvalidInput
@@ -22,6 +22,7 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.limit.entries import Entries
 from mkvlasov.limit.moments import moment_rates
 from mkvlasov.problem.contrastive import Problem
+from mkvlasov.problem.parameters import parameter, with_parameter
 
 _STEP = 0.01
 """Step over natural scale: the truncation (order 8, scale of variation 0.1 or more) and the noise are below 1e-8."""
@@ -78,6 +79,15 @@ class ClosedRates:
         self.entries = Entries(problem.outputs, problem.n_features)
         # For tau = 1: the powers of the learning rate are put in by hand.
         self._coefficients = LimitCoefficients(replace(problem, learning_rate=1.0), rtol)
+
+    @property
+    def free(self) -> npt.NDArray[np.int64]:
+        """Indices of the entries that can move, all of them but Q_jj on the sphere."""
+        rows, columns = self.entries.triangle
+        moving = np.ones(self.entries.size, dtype=bool)
+        if self.problem.constraint == "sphere":
+            moving[self.entries.overlaps :] = rows != columns
+        return np.flatnonzero(moving).astype(np.int64)
 
     def unit(self, x: Array) -> UnitRates:
         """Return the parts of the rates at states x (..., d)."""
@@ -221,71 +231,28 @@ def parameter_derivative(problem: Problem, name: str, x: Array, t: float = 0.0, 
         If the name is not a number of this problem, or cannot be varied.
     ClosureError
     """
-    value = np.asarray(_lookup(problem, name), dtype=np.float64)
+    value = np.asarray(parameter(problem, name), dtype=np.float64)
     closed = ClosedRates(problem, rtol)
     if name == "learning_rate":
         unit = closed.unit(x)
         slope = unit.drift + 2.0 * problem.rate(t) * unit.diffusion
         return Derivative(slope, np.zeros_like(slope))
     step = _STEP * float(np.abs(value).max() or 1.0)
-    offsets, problems = _varied(problem, name, step)
+    offsets, problems = _varied(problem, name, value, step)
     f = np.array([ClosedRates(p, rtol).rates(x, p.rate(t)) for p in problems])
     fine, coarse = (np.tensordot(weights, f, 1) / step for weights in _weights(offsets, 1))
     return Derivative(fine, np.abs(fine - coarse))
 
 
-def _varied(problem: Problem, name: str, step: float) -> tuple[tuple[float, ...], list[Problem]]:
+def _varied(problem: Problem, name: str, value: Array, step: float) -> tuple[tuple[float, ...], list[Problem]]:
     """Return problems along a stencil that stays within the range of the parameter, central if possible."""
     reason: InvalidInput | None = None
     for offsets in (_CENTRAL, _FORWARD, tuple(-k for k in _FORWARD)):
         try:
-            return offsets, [_moved(problem, name, k * step) for k in offsets]
+            return offsets, [with_parameter(problem, name, value + k * step) for k in offsets]
         except InvalidInput as error:
             reason = error
     raise InvalidInput("name", name, f"a parameter that can be varied by {4 * step:g} ({reason})") from reason
-
-
-_PATH = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\[(\d+)\])?")
-
-
-def _split(name: str) -> tuple[list[str], int | None]:
-    match = _PATH.fullmatch(name) if isinstance(name, str) else None
-    if match is None:
-        raise InvalidInput("name", name, "a path such as 'regularizer.strength' or 'hidden.variance[0]'")
-    return match[1].split("."), None if match[2] is None else int(match[2])
-
-
-def _lookup(problem: Problem, name: str) -> Array | float:
-    """Return the number(s) that a path names."""
-    fields, index = _split(name)
-    value: Any = problem
-    try:
-        for field in fields:
-            value = getattr(value, field)
-        value = value if index is None else np.asarray(value)[index]
-    except (AttributeError, IndexError):
-        raise InvalidInput("name", name, "the path of a number in the problem, such as 'hidden.variance[0]'") from None
-    kind = np.asarray(value).dtype.kind
-    if kind != "f" or fields[0] == "batch_size":
-        raise InvalidInput("name", name, "the path of a continuous parameter of the problem (this one is not)")
-    return value
-
-
-def _moved(problem: Problem, name: str, change: float) -> Problem:
-    """Return the problem with one parameter changed; frozen pieces are rebuilt, and so checked."""
-    fields, index = _split(name)
-
-    def rebuild(piece: Any, rest: list[str]) -> Any:
-        if not rest:
-            moved = np.array(piece, dtype=np.float64)
-            moved[... if index is None else index] += change
-            return moved if moved.ndim else float(moved)
-        return replace(piece, **{rest[0]: rebuild(getattr(piece, rest[0]), rest[1:])})
-
-    try:
-        return rebuild(problem, fields)
-    except TypeError:
-        raise InvalidInput("name", name, "a parameter of a frozen dataclass, so that it can be replaced") from None
 
 
 @lru_cache(maxsize=16)

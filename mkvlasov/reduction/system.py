@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mkvlasov import _checks
-from mkvlasov._typing import Array, ArrayLike
+from mkvlasov._typing import Array, ArrayLike, Seed
+from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points, stability
+from mkvlasov.analysis.learnability import Learnability, learnability
+from mkvlasov.analysis.stability import Stability
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
 from mkvlasov.limit.coefficients import LimitCoefficients
@@ -83,6 +86,25 @@ class ReducedSystem:
             Whether every run starts from exactly the given overlaps (as in `simulate_sgd`), or from independent rows.
         """
         return fluctuations(self.problem, initial, t_eval=t_eval, exact_overlaps=exact_overlaps)
+
+    def fixed_points(self, *, starts: int | None = None, rng: Seed = 0) -> FixedPoints:
+        """Return the fixed points that a search from many starts finds, with their stability.
+
+        Parameters
+        ----------
+        starts : int, optional
+            Number of random starts: 64 for one output, 16 for more.
+        rng : seed
+        """
+        return fixed_points(self.problem, starts=starts, rng=rng)
+
+    def stability(self, point: FixedPoint | tuple[ArrayLike, ArrayLike]) -> Stability:
+        """Return eigenvalues and type of a fixed point, one of `fixed_points` or a pair (Q, R)."""
+        return stability(self.problem, point)
+
+    def learnability(self, feature: int = 0) -> Learnability:
+        """Return how a feature (for correlated hidden variables: a mode) grows at the uninformative state."""
+        return learnability(self.problem, feature)
 
     @cached_property
     def _rates(self) -> ClosedRates:
