@@ -203,3 +203,33 @@ def test_only_the_start_is_asked_for():
 def test_degrees_out_of_range_are_refused(degree):
     with pytest.raises(InvalidInput, match="degree"):
         SpectralElements(degree)
+
+
+def test_gaussian_loadings_are_as_many_as_the_tolerance_asks_for():
+    """With a kink the quadrature over loadings converges slowly; four times as many nodes show what it left out."""
+    setting = problem(regularizer=regularizers.L1(0.3), loadings=loadings.Gaussian())
+    chosen = solve(setting, GAUSSIAN, [0.0, 2.0, 5.0], rtol=1e-3)
+    many = solve_pde(
+        setting,
+        GAUSSIAN,
+        t_eval=[0.0, 2.0, 5.0],
+        method=SpectralElements(),
+        rtol=1e-4,
+        loading_order=4 * len(chosen.loading_weights),
+        progress=False,
+    )
+    assert (np.abs(chosen.Q - many.Q) <= chosen.Q_error + many.Q_error).all()
+    assert (np.abs(chosen.R - many.R) <= chosen.R_error + many.R_error).all()
+    assert np.abs(chosen.Q / many.Q - 1.0).max() < 3e-3
+    affine = solve(problem(loadings=loadings.Gaussian()), GAUSSIAN, [0.0, 5.0])
+    assert len(affine.loading_weights) < len(chosen.loading_weights)
+
+
+def test_a_run_over_a_quadrature_that_ends_early_still_reports_errors():
+    setting = problem(
+        activation=activations.Polynomial([0.0, 1.0]), regularizer=None, loadings=loadings.Gaussian(), learning_rate=3.0
+    )
+    solution = solve(setting, GAUSSIAN, np.linspace(0.0, 40.0, 81))
+    assert not solution.status.success
+    assert np.isfinite(solution.Q_error).all()
+    assert np.isfinite(solution.density_error).all()

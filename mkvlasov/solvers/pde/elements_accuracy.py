@@ -34,6 +34,15 @@ def moments_at(trace: Trace, features: int) -> Array:
     return trace.log[np.minimum(rows, len(trace.log) - 1), 1 : 2 + features]
 
 
+def moments_agree(one: Trace, other: Trace, features: int, rtol: float) -> bool:
+    """Return whether Q and R of two runs agree to `rtol` at all output times that both reached."""
+    n = min(len(one.times), len(other.times))
+    y, z = moments_at(one, features)[:n], moments_at(other, features)[:n]
+    largest = np.maximum(np.abs(y[:, 0]), 1e-2 * np.abs(y[:, 0]).max(initial=0.0))
+    scale = np.column_stack([largest] + features * [np.sqrt(largest)])
+    return bool((np.abs(y - z) <= rtol * scale).all())
+
+
 def differences(basis: Basis, fine: Trace, coarse: Trace, weights: Array, features: int, *, densities: bool) -> Errors:
     """Return the differences of two runs at the output times of the first, each the largest up to the next comparison.
 
@@ -61,11 +70,11 @@ def differences(basis: Basis, fine: Trace, coarse: Trace, weights: Array, featur
 
 
 def estimate(
-    basis: Basis, fine: Trace, coarse: Trace, fewer: Trace | None, weights: Array, features: int, rtol: float
+    basis: Basis, fine: Trace, coarse: Trace, others: Trace | None, weights: Array, features: int, rtol: float
 ) -> Errors:
     """Return the estimated errors of `fine`.
 
-    Half the difference to the coarse run; all of the difference that fewer loading nodes make; what the errors of the
+    The difference to the coarse run; all of the difference that other loading nodes make; what the errors of the
     coefficients do, added up over time at worst; and a tenth of the tolerance.
     """
     y = moments_at(fine, features)
@@ -81,8 +90,8 @@ def estimate(
             SHARE * gap.density + _FLOOR * rtol + r / np.sqrt(np.maximum(scale, 1e-300)),
         )
     ]
-    if fewer is not None:
-        missed = differences(basis, coarse, fewer, weights, features, densities=False)
+    if others is not None:
+        missed = differences(basis, coarse, others, weights, features, densities=False)
         at = np.minimum(np.searchsorted(coarse.times, fine.times * (1.0 - 1e-12)), len(coarse.times) - 1)
         Q, R = missed.Q[at], missed.R[at]
         relative = np.linalg.norm(R, axis=1) / np.sqrt(np.maximum(scale, 1e-300))

@@ -12,7 +12,7 @@ from mkvlasov._typing import Array
 from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solution import Density, Status
 from mkvlasov.solution_pde import CoefficientHistory, PdeMethod, PdeSolution
-from mkvlasov.solvers.pde.elements_accuracy import LOOSER, compared, estimate, moments_at
+from mkvlasov.solvers.pde.elements_accuracy import LOOSER, compared, estimate, moments_agree, moments_at
 from mkvlasov.solvers.pde.elements_basis import basis
 from mkvlasov.solvers.pde.elements_march import DIFFUSION, ERROR, LINEAR, LOSS, TAU, TILT
 from mkvlasov.solvers.pde.elements_mesh import LineLaw, tabulate
@@ -20,6 +20,7 @@ from mkvlasov.solvers.pde.elements_rates import PythonRates, StoredTable, couple
 from mkvlasov.solvers.pde.elements_run import Equations, Rates, Trace, run
 from mkvlasov.solvers.pde.elements_start import start
 from mkvlasov.solvers.pde.elements_tableau import ESDIRK4
+from mkvlasov.solvers.pde.quadrature import fewest_loadings
 from mkvlasov.solvers.pde.result import Snapshots, build_solution
 from mkvlasov.solvers.pde.task import Task
 
@@ -28,28 +29,30 @@ from mkvlasov.solvers.pde.task import Task
 _STEP = 0.3
 _ELEMENT = 0.3
 
-# Gauss-Hermite nodes per feature. With a kink 16 nodes leave errors of 3e-3 in R; for more features the number of
-# loadings is what limits.
-_ORDERS = {1: 32, 2: 8, 3: 6}
-_ORDER_BEYOND = 4
-
 
 def solve(task: Task, method: PdeMethod, degree: int) -> PdeSolution:
     """Run to the tolerance, once more to a looser one, and if the loadings are a quadrature with fewer of them."""
     started = time.perf_counter()
     rates = coupled_rates(task.problem, task.limit, task.largest)
-    order = task.loading_order or _ORDERS.get(task.problem.n_features, _ORDER_BEYOND)
-    loadings = task.initial.loading_nodes(task.problem, order)
-    fewer = task.initial.loading_nodes(task.problem, max((order + 1) // 2, 2))
-    laws = _laws(task, loadings)
-    fine = _run(task, rates, loadings, laws, degree, 1.0, task.t, progress=task.progress)
-    few = fine.times[compared(fine.times)]
-    coarse = _run(task, rates, loadings, laws, degree, LOOSER, few)
-    exact = len(fewer.weights) == len(loadings.weights)
-    thinned = None if exact else _run(task, rates, fewer, _laws(task, fewer), degree, LOOSER, few)
     features = task.problem.n_features
-    errors = estimate(basis(degree), fine, coarse, thinned, loadings.weights, features, task.rtol)
-    runs = [each for each in (fine, coarse, thinned) if each is not None]
+
+    def loosely(nodes: LoadingNodes, times: Array) -> Trace:
+        return _run(task, rates, nodes, _laws(task, nodes), degree, LOOSER, times[compared(times)])
+
+    loadings, probes = fewest_loadings(
+        task,
+        lambda nodes: (nodes, loosely(nodes, task.t)),
+        lambda one, other: moments_agree(one[1], other[1], features, task.rtol),
+    )
+    fine = _run(task, rates, loadings, _laws(task, loadings), degree, 1.0, task.t, progress=task.progress)
+    if probes is not None and len(fine.times) < len(task.t):
+        # Compared where it got to.
+        (one, _), (other, _) = probes
+        probes = (one, loosely(one, fine.times)), (other, loosely(other, fine.times))
+    coarse = loosely(loadings, fine.times) if probes is None else probes[0][1]
+    others = None if probes is None else probes[1][1]
+    errors = estimate(basis(degree), fine, coarse, others, loadings.weights, features, task.rtol)
+    runs = [each for each in (fine, coarse, others) if each is not None]
     return build_solution(
         task,
         method,

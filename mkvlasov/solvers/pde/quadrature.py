@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from mkvlasov.solvers.pde.run import run
 from mkvlasov.solvers.pde.scout import scout
 from mkvlasov.solvers.pde.setup import family_of
 from mkvlasov.solvers.pde.task import Task
+
+T = TypeVar("T")
 
 # Nodes per feature to begin with: enough for an affine drift, where moments are quadratic in the loading.
 _FIRST = {1: 8, 2: 6}
@@ -35,7 +39,7 @@ class SettledLoadings:
     ----------
     nodes : LoadingNodes
     compared : tuple of Path, optional
-        Coarse runs with different numbers of nodes; None where the nodes are the law itself.
+        Coarse runs with these and with other nodes; None where the nodes are the law itself.
     """
 
     nodes: LoadingNodes
@@ -49,30 +53,43 @@ class SettledLoadings:
 
 
 def settle_loadings(task: Task, rates: RateFunction) -> SettledLoadings:
-    """Return the fewest nodes with which Q and R change by less than `rtol` when their number is doubled.
+    """Return the loadings to solve for, by runs on coarse meshes: few numbers couple the loadings."""
+    steps: Array | None = None
 
-    Loadings are coupled through few numbers only, so that coarse meshes tell how many nodes are needed. A number of
-    nodes asked for is taken as it is, and compared with half of it. Where more than about a thousand loadings would be
-    needed, as many as that are taken, and the errors are what they are.
+    def probe(nodes: LoadingNodes) -> Path:
+        nonlocal steps
+        path = _probe(task, rates, nodes, steps)
+        steps = np.array(path.times)[1:]
+        return path
+
+    nodes, runs = fewest_loadings(task, probe, lambda one, other: _agree(one, other, task.rtol))
+    return SettledLoadings(nodes, runs)
+
+
+def fewest_loadings(
+    task: Task, probe: Callable[[LoadingNodes], T], agree: Callable[[T, T], bool]
+) -> tuple[LoadingNodes, tuple[T, T] | None]:
+    """Return the fewest nodes for which runs agree with those for twice as many per feature.
+
+    With them come the runs with these nodes and with the others that they were compared with; None where the nodes are
+    the law itself. A number of nodes asked for is taken as it is, and compared with half of it. Where more than about a
+    thousand loadings would be needed, as many as that are taken, and the errors are what they are.
     """
     given = task.loading_order
     first = _FIRST.get(task.problem.n_features, _FIRST_BEYOND)
     order = first if given is None else max((given + 1) // 2, 2)
     nodes = task.initial.loading_nodes(task.problem, order)
     if len(task.initial.loading_nodes(task.problem, order + 1).weights) == len(nodes.weights):
-        return SettledLoadings(nodes, None)
-    path = _probe(task, rates, nodes, None)
-    steps = np.array(path.times)[1:]
+        return nodes, None
+    run_of = probe(nodes)
     while True:
         finer = task.initial.loading_nodes(task.problem, 2 * order if given is None else given)
-        other = _probe(task, rates, finer, steps)
-        if given is not None:
-            return SettledLoadings(finer, (path, other))
-        if _agree(path, other, task.rtol):
-            return SettledLoadings(nodes, (path, other))
-        if len(finer.weights) * 2**task.problem.n_features > _MOST_LOADINGS:
-            return SettledLoadings(finer, (path, other))
-        order, nodes, path = 2 * order, finer, other
+        other = probe(finer)
+        if given is None and agree(run_of, other):
+            return nodes, (run_of, other)
+        if given is not None or len(finer.weights) * 2**task.problem.n_features > _MOST_LOADINGS:
+            return finer, (other, run_of)
+        order, nodes, run_of = 2 * order, finer, other
 
 
 def _agree(path: Path, other: Path, rtol: float) -> bool:
