@@ -24,7 +24,10 @@ Callback = Callable[[float, Array, Array], Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What every run has to do; checked by `simulate_sgd`. With `data`, on samples and along features that it holds."""
+    """What every run has to do; checked by `simulate_sgd`. With `data`, on samples and along features that it holds.
+
+    With `device`, a name of PyTorch's, arrays live there.
+    """
 
     problem: Problem
     initial: InitialLaw
@@ -37,6 +40,7 @@ class Plan:
     proximal: bool
     dtype: np.dtype[Any]
     data: DataModel | None = None
+    device: str | None = None
 
     @property
     def last_step(self) -> int:

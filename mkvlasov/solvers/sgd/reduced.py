@@ -22,11 +22,12 @@ import math
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.problem import regularizers
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.losses import Covariance
+from mkvlasov.problem.regularizers import Regularizer
 from mkvlasov.solvers.sgd import reduced_kernels
 from mkvlasov.solvers.sgd.compiled import activation_code
+from mkvlasov.solvers.sgd.penalties import RowPenalty, builtin_penalty
 from mkvlasov.solvers.sgd.plan import Plan, draw_starts, factor, mean_loss, penalty_gradient, shrink
 from mkvlasov.solvers.sgd.start import Streams
 
@@ -165,24 +166,16 @@ def _model(plan: Plan) -> reduced_kernels.Model:
     )
 
 
-def _penalty(regularizer: regularizers.Regularizer, proximal: bool) -> tuple[int, tuple[float, ...]]:
+def _penalty(regularizer: Regularizer, proximal: bool) -> tuple[int, tuple[float, ...]]:
     """Return the code and the strengths of a regularizer whose gradient, or proximal step, is not a linear map."""
-    kernels, kind = reduced_kernels, type(regularizer)
-    if isinstance(regularizer, regularizers.GroupLasso) and kind is regularizers.GroupLasso:
-        return kernels.ROWS_PROXIMAL if proximal else kernels.ROWS, (regularizer.strength,)
-    if isinstance(regularizer, regularizers.DoubleWell) and kind is regularizers.DoubleWell:
-        k = regularizer.strength
-        return (kernels.DOUBLE_WELL_PROXIMAL, (k,)) if proximal else (kernels.ENTRIES, (-k, k, 0.0, 0.0))
-    if isinstance(regularizer, regularizers.L1) and kind is regularizers.L1:
-        l1, l2, delta = regularizer.strength, 0.0, 0.0
-    elif isinstance(regularizer, regularizers.L2) and kind is regularizers.L2:
-        l1, l2, delta = 0.0, regularizer.strength, 0.0
-    elif isinstance(regularizer, regularizers.ElasticNet) and kind is regularizers.ElasticNet:
-        l1, l2, delta = regularizer.l1, regularizer.l2, 0.0
-    elif isinstance(regularizer, regularizers.Huber) and kind is regularizers.Huber:
-        l1, l2, delta = regularizer.strength, 0.0, regularizer.delta
-    else:
+    kernels, penalty = reduced_kernels, builtin_penalty(regularizer)
+    if penalty is None:
         return kernels.OTHER_PENALTY, ()
-    if proximal:
-        return kernels.ENTRIES_PROXIMAL, (l1, l2, delta)
-    return kernels.ENTRIES, (l2, 0.0, l1, 1.0 / delta if delta > 0.0 else _STEEP)
+    if isinstance(penalty, RowPenalty):
+        return kernels.ROWS_PROXIMAL if proximal else kernels.ROWS, (penalty.strength,)
+    if not proximal:
+        slope = 1.0 / penalty.width if penalty.width > 0.0 else _STEEP
+        return kernels.ENTRIES, (penalty.linear, penalty.cubic, penalty.kink, slope)
+    if penalty.cubic:
+        return kernels.DOUBLE_WELL_PROXIMAL, (penalty.cubic,)
+    return kernels.ENTRIES_PROXIMAL, (penalty.kink, penalty.linear, penalty.width)

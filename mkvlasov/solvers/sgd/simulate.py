@@ -24,15 +24,13 @@ from mkvlasov.solution import Status
 from mkvlasov.solution_runs import SgdSolution, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
 from mkvlasov.solvers.sgd.checkpoint import Checkpoint, digest
+from mkvlasov.solvers.sgd.choice import check_device, method_here, method_on_device
 from mkvlasov.solvers.sgd.literal import LiteralBlock
 from mkvlasov.solvers.sgd.lockstep import Progress, simulate_blocks
 from mkvlasov.solvers.sgd.plan import Block, Callback, Observable, Plan
 
 # Beyond this many steps, which no run reaches anyway, step / N is not exact in double precision.
 _MOST_STEPS = 2**53
-
-_METHODS = ("chain", "reduced", "literal")
-"""The cheapest first."""
 
 
 def simulate_sgd(
@@ -50,6 +48,7 @@ def simulate_sgd(
     method: str = "auto",
     regularizer_step: str = "gradient",
     dtype: str = "float64",
+    device: str | None = None,
     observables: Mapping[str, Observable] | None = None,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
@@ -112,7 +111,11 @@ def simulate_sgd(
         "proximal" replaces the step along -phi' by W <- argmin_u phi(u) + N / (2 tau) |u - W|^2, after the step along
         the loss: with a kink in phi, weights become exactly zero.
     dtype : {"float64", "float32"}
-        Precision of the weights and features; single precision is for "reduced".
+        Precision of the weights and features; single precision is for "reduced" and for a `device`.
+    device : str, optional
+        Where PyTorch (``pip install "mkvlasov[gpu]"``) shall keep and draw all coordinates, such as "cuda"; the method
+        is then "literal", for Gaussian noise and the regularizers of the package, taken by their gradients. Numbers for
+        the same seed differ between devices.
     observables : mapping from name to function, optional
         Functions of the weights W (N, m) and features U (N, K) of one run, giving a number or an array; recorded at the
         output times as ``sgd.observables[name]``, shape (T, runs, ...).
@@ -151,7 +154,7 @@ def simulate_sgd(
     Memory: 8 runs N (m + K) bytes for weights and features (half of it in single precision), as much again while a
     checkpoint is written. In addition "reduced" takes 8 N m bytes per worker and at most 64 KiB per run or one batch of
     hidden variables; "literal" at most 128 KiB per run, or where a batch is larger than that five batches per worker
-    and run of a block. docs/theory.md, sections 1 and 9.
+    and run of a block; a device up to 2 GB or twenty batches, whichever is larger. docs/theory.md, sections 1 and 9.
     """
     initial = check_initial(initial, problem)
     if math.isinf(problem.batch_size):
@@ -175,7 +178,12 @@ def simulate_sgd(
         "callback": callback is not None,
         "checkpoint": checkpoint is not None,
     }
-    method = _method(problem, method, [name for name, used in weights_used.items() if used], data is not None)
+    used = [name for name, used in weights_used.items() if used]
+    if device is None:
+        method = method_here(problem, method, used, data is not None)
+    else:
+        method = method_on_device(problem, method, regularizer_step, data is not None)
+        workers = 1
     plan = Plan(
         problem=problem,
         initial=initial,
@@ -188,7 +196,10 @@ def simulate_sgd(
         proximal=_is_proximal(problem, regularizer_step, dimension),
         dtype=np.dtype(dtype),
         data=data,
+        device=device,
     )
+    if device is not None:
+        check_device(device)
     if callback is not None:
         _checks.function("callback", callback)
     seed = _checks.seed_sequence("rng", rng)
@@ -248,6 +259,10 @@ def _run(
         from mkvlasov.solvers.sgd.reduced import ReducedBlock
 
         kind = ReducedBlock
+    if plan.device is not None:
+        from mkvlasov.solvers.sgd.device import DeviceBlock
+
+        kind = DeviceBlock
     block = kind.most_runs(plan)
     return simulate_blocks(
         plan, kind, seeds, block=block, workers=workers, bar=bar, callback=callback, checkpoint=checkpoint
@@ -266,30 +281,6 @@ def _dimension(problem: Problem, dimension: int | None, data: DataModel | None) 
     if dimension not in (None, n):
         raise InvalidInput("dimension", dimension, f"{n}, the dimension of the data (or leave it out)")
     return _checks.integer("dimension (of the data)", n, minimum=least)
-
-
-def _method(problem: Problem, method: str, weights_used: list[str], real: bool) -> str:
-    """Return the method that is used, given the options that need weights; raise `UnsupportedError` if it cannot be."""
-    # Compiled code is loaded when it may run.
-    from mkvlasov.solvers.sgd.chain import chain_applies
-
-    _checks.choice("method", method, ["auto", *_METHODS])
-    given = "real samples have no Gaussian background" if real else ""
-    noise = "" if problem.augmentation.is_gaussian else f"{problem.augmentation!r} is not additive Gaussian noise"
-    needless = f"it has no weights for {weights_used[0]}" if weights_used else ""
-    reasons = {
-        "chain": given or chain_applies(problem) or needless,
-        "reduced": given or noise,
-        "literal": "it has no single precision" if "dtype='float32'" in weights_used else "",
-    }
-    if method != "auto":
-        if reasons[method]:
-            raise UnsupportedError(f"method: {method!r} does not apply: {reasons[method]}; use method='auto'")
-        return method
-    for name in _METHODS:
-        if not reasons[name]:
-            return name
-    raise UnsupportedError(f"dtype: single precision needs method='reduced', and {reasons['reduced']}; use float64")
 
 
 def _is_proximal(problem: Problem, regularizer_step: str, dimension: int) -> bool:
@@ -334,6 +325,7 @@ def _identity(plan: Plan, t: Array, seed: np.random.SeedSequence, runs: int, met
         "method": method,
         "regularizer_step": "proximal" if plan.proximal else "gradient",
         "dtype": str(plan.dtype),
+        "device": plan.device or "none",
         "observables": list(plan.observables),
         "data": "none" if plan.data is None else digest(plan.data),
     }
