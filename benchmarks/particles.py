@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mkvlasov as mv
-from mkvlasov.solvers.particle_kernels import add_overlaps, fill_normals, linear_step
-from mkvlasov.solvers.particle_system import BLOCK, Model, ParticleSystem, Streams, evolve
+from mkvlasov.solvers.particles.kernels import add_overlaps, fill_normals, linear_step
+from mkvlasov.solvers.particles.system import BLOCK, Model, ParticleSystem, Streams, evolve
 
 REGULARIZERS = {"L2": mv.regularizers.L2(0.5), "L1": mv.regularizers.L1(0.5)}
 T_FINAL, FINEST, RUNS = 8, 64, 16

@@ -9,9 +9,9 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mkvlasov.solvers.pde.elements_basis import basis
-from mkvlasov.solvers.pde.elements_kernels import Mesh, advance, apply, nodal_weights, node_positions
-from mkvlasov.solvers.pde.elements_tableau import ESDIRK4
+from mkvlasov.solvers.pde.elements.basis import basis
+from mkvlasov.solvers.pde.elements.kernels import Mesh, advance, apply, nodal_weights, node_positions
+from mkvlasov.solvers.pde.elements.tableau import ESDIRK4
 
 
 def step_time(elements, loadings, degree=8, repeats=30):

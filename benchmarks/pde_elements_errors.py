@@ -12,7 +12,7 @@ import numpy as np
 
 from mkvlasov.problem import augmentations, hidden, initial, loadings, regularizers
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.solvers.pde.elements import SpectralElements
+from mkvlasov.solvers.pde.elements.method import SpectralElements
 from mkvlasov.solvers.pde.solve import solve_pde
 
 TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0])

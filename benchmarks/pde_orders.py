@@ -10,10 +10,10 @@ steps.
 import numpy as np
 
 from mkvlasov.problem import regularizers
-from mkvlasov.solvers.pde.elements_basis import basis
-from mkvlasov.solvers.pde.elements_kernels import Mesh, advance, apply, nodal_weights, node_positions, values_at
-from mkvlasov.solvers.pde.elements_mesh import slopes
-from mkvlasov.solvers.pde.elements_tableau import ESDIRK4
+from mkvlasov.solvers.pde.elements.basis import basis
+from mkvlasov.solvers.pde.elements.kernels import Mesh, advance, apply, nodal_weights, node_positions, values_at
+from mkvlasov.solvers.pde.elements.mesh import slopes
+from mkvlasov.solvers.pde.elements.tableau import ESDIRK4
 
 DRIFTS = {"affine": np.array([0.3, 1.0, 0.0, 0.5]), "kinked": np.array([0.1, 0.4, 0.8, 0.5])}
 

@@ -23,9 +23,9 @@ from pde_lsoda import solve as lsoda
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem import augmentations, hidden, initial, loadings, regularizers
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.solvers.pde.elements import SpectralElements
-from mkvlasov.solvers.pde.finite_volumes import FiniteVolumes
+from mkvlasov.solvers.pde.elements.method import SpectralElements
 from mkvlasov.solvers.pde.solve import solve_pde
+from mkvlasov.solvers.pde.volumes.finite_volumes import FiniteVolumes
 
 PROBLEM = Problem(
     hidden=hidden.Rademacher([4.0]),

@@ -24,7 +24,7 @@ from .reduction.closure_defect import closure_defect as closure_defect
 from .reduction.system import ReducedSystem as ReducedSystem
 from .reduction.system import reduce as reduce
 from .solvers.ode import solve_ode as solve_ode
-from .solvers.particles import simulate_particles as simulate_particles
+from .solvers.particles.simulate import simulate_particles as simulate_particles
 from .solvers.pde import methods as methods
 from .solvers.pde.solve import solve_pde as solve_pde
 from .solvers.sgd.simulate import simulate_sgd as simulate_sgd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,9 +24,6 @@ _AT_EVERY_TIME = {
     "t", "Q", "R", "Q_error", "R_error", "Q_stderr", "R_stderr", "loss", "loss_stderr",
     "nodes", "densities", "quadrature", "density_error",
 }  # fmt: skip
-
-if TYPE_CHECKING:
-    from mkvlasov.solvers.pde.task import Task
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,8 @@ class CoefficientHistory:
     diffusion: Array
 
 
-@runtime_checkable
-class PdeMethod(Protocol):
-    """How the PDE is solved: a small frozen dataclass that is stored with its solutions."""
-
-    def solve(self, task: Task) -> PdeSolution:
-        """Solve the task; a run that ends early says so in the status."""
+class StoredMethod(Protocol):
+    """What a solution asks of the method that found it."""
 
     def density(self, solution: PdeSolution, *, t: float, loading: Array) -> Density:
         """Return p(w | a) at a stored time for a loading (K,) that is not a node of the run."""
@@ -126,7 +119,7 @@ class PdeSolution(Solution):
     density_error : ndarray, shape (T,)
         Estimated error of the densities in L1, mean over the loadings.
     coefficients : CoefficientHistory
-    method : PdeMethod
+    method : StoredMethod
         With its options.
     rtol : float
     """
@@ -138,7 +131,7 @@ class PdeSolution(Solution):
     quadrature: Array
     density_error: Array
     coefficients: CoefficientHistory
-    method: PdeMethod
+    method: StoredMethod
     rtol: float
 
     @property

@@ -110,7 +110,7 @@ class _FourPieces:
     def averages(self, wanted: list[tuple[Monomial, Monomial]], order: int) -> Array:
         """Return expectations of products of two monomials, (S, P, n)."""
         # Importing Numba takes most of a second.
-        from mkvlasov.limit.orthant_kernels import products
+        from mkvlasov.limit.orthant_moment_kernels import products
 
         distinct = list(dict.fromkeys(wanted))
         exponents = np.array([(*a, *b) for a, b in distinct], dtype=np.int64)

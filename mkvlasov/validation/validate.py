@@ -19,7 +19,7 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution import Solution
 from mkvlasov.solvers.ode import solve_ode
-from mkvlasov.solvers.particles import simulate_particles
+from mkvlasov.solvers.particles.simulate import simulate_particles
 from mkvlasov.solvers.pde.solve import solve_pde
 from mkvlasov.solvers.sgd.simulate import simulate_sgd
 from mkvlasov.validation.compare import Comparison, compare, format_rows

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from scipy.stats import norm
 
 from mkvlasov.problem import regularizers
-from mkvlasov.solvers.particle_kernels import (
+from mkvlasov.solvers.particles.kernels import (
     add_overlaps,
     fill_exponentials,
     fill_normals,

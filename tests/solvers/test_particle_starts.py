@@ -8,7 +8,7 @@ import pytest
 from mkvlasov.problem import hidden, initial, loadings
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solvers.particle_starts import draw_particles, stratified
+from mkvlasov.solvers.particles.starts import draw_particles, stratified
 
 
 def make_problem(features: int = 1, **fields: object) -> Problem:

@@ -10,7 +10,7 @@ from scipy.integrate import quad_vec, solve_ivp
 from scipy.linalg import expm
 
 from mkvlasov.problem import regularizers
-from mkvlasov.solvers.particle_steps import LinearStep, exact_linear_step, split_regularizer
+from mkvlasov.solvers.particles.steps import LinearStep, exact_linear_step, split_regularizer
 
 
 def random_step(rng: np.random.Generator, span: float, m: int = 2, k: int = 3) -> tuple[LinearStep, tuple]:

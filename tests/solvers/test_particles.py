@@ -11,8 +11,8 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, losses, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solution_runs import ParticleSolution
-from mkvlasov.solvers.particle_system import PART, time_grid
-from mkvlasov.solvers.particles import simulate_particles
+from mkvlasov.solvers.particles.simulate import simulate_particles
+from mkvlasov.solvers.particles.system import PART, time_grid
 
 
 def make_problem(**fields: object) -> Problem:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from mkvlasov.problem import regularizers
-from mkvlasov.solvers.pde.elements_basis import basis
-from mkvlasov.solvers.pde.elements_kernels import Mesh, advance, apply, moments, nodal_weights, node_positions
-from mkvlasov.solvers.pde.elements_mesh import slopes
-from mkvlasov.solvers.pde.elements_regrid import regrid
-from mkvlasov.solvers.pde.elements_tableau import ESDIRK3, ESDIRK4
+from mkvlasov.solvers.pde.elements.basis import basis
+from mkvlasov.solvers.pde.elements.kernels import Mesh, advance, apply, moments, nodal_weights, node_positions
+from mkvlasov.solvers.pde.elements.mesh import slopes
+from mkvlasov.solvers.pde.elements.regrid import regrid
+from mkvlasov.solvers.pde.elements.tableau import ESDIRK3, ESDIRK4
 
 FRAME = np.array([[0.0, 1.0]])
 L1 = regularizers.L1(1.0)

@@ -6,14 +6,14 @@ from scipy.integrate import solve_ivp
 
 from mkvlasov.problem import regularizers
 from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solvers.pde.fluxes import CENTRAL, EXPONENTIAL, assemble, central_flux, exponential_flux, volumes
-from mkvlasov.solvers.pde.grid import deposit
-from mkvlasov.solvers.pde.march import Equations
-from mkvlasov.solvers.pde.rates import Rates
-from mkvlasov.solvers.pde.run import run
-from mkvlasov.solvers.pde.scout import scout
-from mkvlasov.solvers.pde.setup import Family
-from mkvlasov.solvers.pde.steppers import implicit_euler, limit_to_positive, tr_bdf2
+from mkvlasov.solvers.pde.volumes.fluxes import CENTRAL, EXPONENTIAL, assemble, central_flux, exponential_flux, volumes
+from mkvlasov.solvers.pde.volumes.grid import deposit
+from mkvlasov.solvers.pde.volumes.march import Equations
+from mkvlasov.solvers.pde.volumes.rates import Rates
+from mkvlasov.solvers.pde.volumes.run import run
+from mkvlasov.solvers.pde.volumes.scout import scout
+from mkvlasov.solvers.pde.volumes.setup import Family
+from mkvlasov.solvers.pde.volumes.steppers import implicit_euler, limit_to_positive, tr_bdf2
 
 SCHEMES = {"exponential": EXPONENTIAL, "central": CENTRAL}
 LOADINGS = np.array([[0.0], [2.0]])

@@ -27,16 +27,17 @@ from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solution import Status
 from mkvlasov.solution_pde import PdeSolution
-from mkvlasov.solvers.pde.accuracy import Errors, tolerance_errors
-from mkvlasov.solvers.pde.density import StoredRates
-from mkvlasov.solvers.pde.fluxes import EXPONENTIAL
-from mkvlasov.solvers.pde.grid import equidistant
-from mkvlasov.solvers.pde.quadrature import settle_loadings
-from mkvlasov.solvers.pde.rates import Rates
-from mkvlasov.solvers.pde.result import Snapshots, build_solution, history
-from mkvlasov.solvers.pde.scout import Outline, scout
-from mkvlasov.solvers.pde.setup import CoupledRates, Family, family_of
+from mkvlasov.solvers.pde.errors import Errors, tolerance_errors
+from mkvlasov.solvers.pde.result import Snapshots, build_solution
 from mkvlasov.solvers.pde.task import Task
+from mkvlasov.solvers.pde.volumes.density import StoredRates
+from mkvlasov.solvers.pde.volumes.fluxes import EXPONENTIAL
+from mkvlasov.solvers.pde.volumes.grid import equidistant
+from mkvlasov.solvers.pde.volumes.loadings import settle_loadings
+from mkvlasov.solvers.pde.volumes.rates import Rates
+from mkvlasov.solvers.pde.volumes.scout import Outline, scout
+from mkvlasov.solvers.pde.volumes.setup import CoupledRates, Family, family_of
+from mkvlasov.solvers.pde.volumes.solution import history
 
 _MARGIN = 0.05
 

@@ -12,10 +12,10 @@ from mkvlasov.problem.conditional import ConditionalLaw, GaussianMixture
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution import Status
-from mkvlasov.solution_pde import PdeMethod, PdeSolution
-from mkvlasov.solvers.pde.elements import SpectralElements
-from mkvlasov.solvers.pde.finite_volumes import FiniteVolumes
-from mkvlasov.solvers.pde.task import Task
+from mkvlasov.solution_pde import PdeSolution
+from mkvlasov.solvers.pde.elements.method import SpectralElements
+from mkvlasov.solvers.pde.task import PdeMethod, Task
+from mkvlasov.solvers.pde.volumes.finite_volumes import FiniteVolumes
 
 LARGEST_GROWTH = 1e4
 """Factor on Q (and 1) beyond which weights count as blown up."""

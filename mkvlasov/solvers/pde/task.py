@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from mkvlasov._typing import Array
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
+from mkvlasov.solution_pde import PdeSolution, StoredMethod
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,11 @@ class Task:
     progress: bool
     limit: LimitCoefficients
     largest: float
+
+
+@runtime_checkable
+class PdeMethod(StoredMethod, Protocol):
+    """How the PDE is solved: a small frozen dataclass that is stored with its solutions."""
+
+    def solve(self, task: Task) -> PdeSolution:
+        """Solve the task; a run that ends early says so in the status."""

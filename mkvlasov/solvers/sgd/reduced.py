@@ -25,7 +25,7 @@ from mkvlasov._typing import Array
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.losses import Covariance
 from mkvlasov.problem.regularizers import Regularizer
-from mkvlasov.solvers.sgd import reduced_kernels
+from mkvlasov.solvers.sgd import penalty_kernels, reduced_kernels
 from mkvlasov.solvers.sgd.compiled import activation_code
 from mkvlasov.solvers.sgd.penalties import RowPenalty, builtin_penalty
 from mkvlasov.solvers.sgd.plan import Plan, draw_starts, factor, mean_loss, penalty_gradient, shrink
@@ -80,7 +80,7 @@ class ReducedBlock:
                 self._hidden = np.array(draws, dtype=np.float64)
             count = min(self.chunk - offset, last - first)
             hidden, rates = self._hidden[:, offset : offset + count], self._plan.rates(first, count)
-            if self._gradient is None or self._model.penalty == reduced_kernels.OTHER_PENALTY:
+            if self._gradient is None or self._model.penalty == penalty_kernels.OTHER_PENALTY:
                 self._advance_in_python(hidden, rates, first)
             else:
                 reduced_kernels.advance(self._block, self._model, self._gradient, hidden, rates, first)
@@ -136,7 +136,7 @@ class ReducedBlock:
 
     @property
     def _penalty_is_own(self) -> bool:
-        return self._model.penalty == reduced_kernels.OTHER_PENALTY
+        return self._model.penalty == penalty_kernels.OTHER_PENALTY
 
 
 def _gradient(problem: Problem) -> reduced_kernels.Gradient | None:
@@ -148,14 +148,14 @@ def _gradient(problem: Problem) -> reduced_kernels.Gradient | None:
 
 
 def _model(plan: Plan) -> reduced_kernels.Model:
-    problem, kernels = plan.problem, reduced_kernels
+    problem = plan.problem
     strength = problem.regularizer.linear_strength
     linear = 0.0 if strength is None or plan.proximal else strength
     if strength is None or (plan.proximal and strength):
         penalty, strengths = _penalty(problem.regularizer, plan.proximal)
     else:
-        penalty, strengths = kernels.NO_PENALTY, (0.0,)
-    return kernels.Model(
+        penalty, strengths = penalty_kernels.NO_PENALTY, (0.0,)
+    return reduced_kernels.Model(
         noise=factor(problem.noise_covariance),
         views=factor(problem.noise_covariance + problem.background_variance),
         sphere=problem.constraint == "sphere",
@@ -168,7 +168,7 @@ def _model(plan: Plan) -> reduced_kernels.Model:
 
 def _penalty(regularizer: Regularizer, proximal: bool) -> tuple[int, tuple[float, ...]]:
     """Return the code and the strengths of a regularizer whose gradient, or proximal step, is not a linear map."""
-    kernels, penalty = reduced_kernels, builtin_penalty(regularizer)
+    kernels, penalty = penalty_kernels, builtin_penalty(regularizer)
     if penalty is None:
         return kernels.OTHER_PENALTY, ()
     if isinstance(penalty, RowPenalty):

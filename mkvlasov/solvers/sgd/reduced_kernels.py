@@ -11,9 +11,18 @@ from numba import njit
 from mkvlasov._typing import Array
 from mkvlasov.solvers.sgd.alpha_kernels import activate, factorize, loss_gradient
 from mkvlasov.solvers.sgd.normal_kernels import TILE, Words, fill_normals, fill_tile, room
-
-NO_PENALTY, ENTRIES, ROWS, ENTRIES_PROXIMAL, ROWS_PROXIMAL, DOUBLE_WELL_PROXIMAL, OTHER_PENALTY = range(7)
-"""What is done to the weights beyond a linear map, by gradient unless the name says so; the last not here."""
+from mkvlasov.solvers.sgd.penalty_kernels import (
+    DOUBLE_WELL_PROXIMAL,
+    ENTRIES,
+    ENTRIES_PROXIMAL,
+    ROWS,
+    ROWS_PROXIMAL,
+    penalize_entries,
+    penalize_rows,
+    settle_in_wells,
+    shrink_entries,
+    shrink_rows,
+)
 
 _jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 _length = njit(cache=True, nogil=True)(room)
@@ -32,7 +41,7 @@ class Model(NamedTuple):
     linear : float
         kappa of the regularizer's gradient kappa w, where that is all there is; else 0.
     penalty : int
-        One of the codes above.
+        One of the codes of `penalty_kernels`.
     strengths : ndarray, shape (4,)
         In the precision of the weights. ENTRIES: of w, of w^3, of clip(w x the last, -1, 1). ROWS, ROWS_PROXIMAL and
         DOUBLE_WELL_PROXIMAL: the strength first. ENTRIES_PROXIMAL: l1, l2, delta.
@@ -150,71 +159,6 @@ def _add(out: Array, factor: float, a: Array) -> None:
 
 
 @_jit
-def _clip(x: float, one: float) -> float:
-    return one if x > one else (x if x > -one else -one)
-
-
-@_jit
-def _penalize_entries(strengths: Array, gain: float, old: Array, new: Array) -> None:
-    """Subtract gain phi'(old) for phi' = linear w + cubic w^3 + slope clip(w inverse)."""
-    one, step = old.dtype.type(1.0), old.dtype.type(gain)
-    linear, cubic, slope, inverse = step * strengths[0], step * strengths[1], step * strengths[2], strengths[3]
-    for i in range(len(old)):
-        w = old[i]
-        new[i] -= (linear + cubic * w * w) * w + slope * _clip(w * inverse, one)
-
-
-@_jit
-def _shrink_entries(strengths: Array, gain: float, new: Array) -> None:
-    """Apply the proximal operator of l1 |w|, rounded off within delta (Huber), + l2 w^2 / 2."""
-    one, step = new.dtype.type(1.0), new.dtype.type(gain)
-    shift = step * strengths[0]
-    width = strengths[2] + shift
-    # Without delta what lies within the width becomes exactly zero.
-    inner, scale = (strengths[2] / width if width > 0.0 else one), one / (one + step * strengths[1])
-    for i in range(len(new)):
-        v = new[i]
-        new[i] = scale * (v - shift if v > width else (v + shift if v < -width else inner * v))
-
-
-@_jit
-def _penalize_rows(strength: float, gain: float, old: Array, new: Array, first: int, last: int) -> None:
-    """Subtract gain times the gradient of strength ||w||, for old (m, N) and new (m, >= last - first)."""
-    for i in range(last - first):
-        square = 0.0
-        for j in range(len(old)):
-            square += old[j, first + i] ** 2
-        shift = gain * strength / math.sqrt(square) if square > 0.0 else 0.0
-        for j in range(len(old)):
-            new[j, i] -= shift * old[j, first + i]
-
-
-@_jit
-def _shrink_rows(strength: float, gain: float, new: Array, count: int) -> None:
-    """Apply the proximal operator of strength ||w|| to the first rows of weights in new (m, >= count)."""
-    for i in range(count):
-        square = 0.0
-        for j in range(len(new)):
-            square += new[j, i] ** 2
-        norm, shift = math.sqrt(square), gain * strength
-        kept = 1.0 - shift / norm if norm > shift else 0.0
-        for j in range(len(new)):
-            new[j, i] *= kept
-
-
-@_jit
-def _settle_in_wells(strength: float, gain: float, new: Array) -> None:
-    """Apply the proximal operator of strength (w^2 - 1)^2 / 4: the one real root of u^3 + p u = v / k."""
-    k = gain * strength
-    if k == 0.0:
-        return
-    p = (1.0 - k) / k
-    for i in range(len(new)):
-        angle = math.asinh(1.5 * new[i] / (k * p) * math.sqrt(3.0 / p)) / 3.0
-        new[i] = 2.0 * math.sqrt(p / 3.0) * math.sinh(angle)
-
-
-@_jit
 def _move(w: Array, u: Array, model: Model, step: Step, gain: float, first: int, last: int, new: Array) -> None:
     """Replace the weights of some coordinates by own W + signal U + noise g, and regularize."""
     own, signal, noise, normals = step.own, step.signal, step.noise, step.normals
@@ -232,15 +176,15 @@ def _move(w: Array, u: Array, model: Model, step: Step, gain: float, first: int,
         for c in range(k):
             _add(row, signal[j, c], u[c, first:last])
         if model.penalty == ENTRIES:
-            _penalize_entries(model.strengths, gain, old, row)
+            penalize_entries(model.strengths, gain, old, row)
         elif model.penalty == ENTRIES_PROXIMAL:
-            _shrink_entries(model.strengths, gain, row)
+            shrink_entries(model.strengths, gain, row)
         elif model.penalty == DOUBLE_WELL_PROXIMAL:
-            _settle_in_wells(model.strengths[0], gain, row)
+            settle_in_wells(model.strengths[0], gain, row)
     if model.penalty == ROWS:
-        _penalize_rows(model.strengths[0], gain, w, new, first, last)
+        penalize_rows(model.strengths[0], gain, w, new, first, last)
     elif model.penalty == ROWS_PROXIMAL:
-        _shrink_rows(model.strengths[0], gain, new, count)
+        shrink_rows(model.strengths[0], gain, new, count)
     for j in range(m):
         row, old = new[j], w[j, first:last]
         for i in range(count):

@@ -7,9 +7,9 @@ from numba import njit
 
 from mkvlasov._typing import Array
 from mkvlasov.limit.line_kernels import rates as coefficients
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import Mesh
-from mkvlasov.solvers.pde.elements_march import (
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import Mesh
+from mkvlasov.solvers.pde.elements.march import (
     DIFFUSION,
     ERROR,
     GO_ON,

@@ -11,18 +11,18 @@ from tqdm import tqdm
 from mkvlasov._typing import Array
 from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solution import Density, Status
-from mkvlasov.solution_pde import CoefficientHistory, PdeMethod, PdeSolution
-from mkvlasov.solvers.pde.elements_accuracy import LOOSER, compared, estimate, moments_agree, moments_at
-from mkvlasov.solvers.pde.elements_basis import basis
-from mkvlasov.solvers.pde.elements_march import DIFFUSION, ERROR, LINEAR, LOSS, TAU, TILT
-from mkvlasov.solvers.pde.elements_mesh import LineLaw, tabulate
-from mkvlasov.solvers.pde.elements_rates import PythonRates, StoredTable, coupled_rates
-from mkvlasov.solvers.pde.elements_run import Equations, Rates, Trace, run
-from mkvlasov.solvers.pde.elements_start import start
-from mkvlasov.solvers.pde.elements_tableau import ESDIRK4
+from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
+from mkvlasov.solvers.pde.elements.accuracy import LOOSER, compared, estimate, moments_agree, moments_at
+from mkvlasov.solvers.pde.elements.basis import basis
+from mkvlasov.solvers.pde.elements.march import DIFFUSION, ERROR, LINEAR, LOSS, TAU, TILT
+from mkvlasov.solvers.pde.elements.mesh import LineLaw, tabulate
+from mkvlasov.solvers.pde.elements.rates import PythonRates, StoredTable, coupled_rates
+from mkvlasov.solvers.pde.elements.run import Equations, Rates, Trace, run
+from mkvlasov.solvers.pde.elements.start import start
+from mkvlasov.solvers.pde.elements.tableau import ESDIRK4
 from mkvlasov.solvers.pde.quadrature import fewest_loadings
 from mkvlasov.solvers.pde.result import Snapshots, build_solution
-from mkvlasov.solvers.pde.task import Task
+from mkvlasov.solvers.pde.task import PdeMethod, Task
 
 # Largest error of a step, and largest indicator of an element, in units of rtol: with these, errors on the test
 # problems are below rtol.
@@ -31,34 +31,42 @@ _ELEMENT = 0.3
 
 
 def solve(task: Task, method: PdeMethod, degree: int) -> PdeSolution:
-    """Run to the tolerance, once more to a looser one, and if the loadings are a quadrature with fewer of them."""
+    """Run to the tolerance, and to a looser one: for the error, and for the number of loadings if they are chosen."""
     started = time.perf_counter()
     rates = coupled_rates(task.problem, task.limit, task.largest)
     features = task.problem.n_features
+    evaluations = 0
+
+    def run_to(looser: float, nodes: LoadingNodes, times: Array, *, progress: bool = False) -> Trace:
+        nonlocal evaluations
+        equations = Equations(nodes.points, nodes.weights, task.problem.regularizer, rates, task.largest)
+        laws = [task.initial.conditional(a, task.problem) for a in nodes.points]
+        trace = _march(equations, laws, degree, task.rtol, looser, times, progress=progress)
+        evaluations += len(ESDIRK4.c[1:]) * (len(trace.log) - 1 + trace.rejected) + 1
+        return trace
 
     def loosely(nodes: LoadingNodes, times: Array) -> Trace:
-        return _run(task, rates, nodes, _laws(task, nodes), degree, LOOSER, times[compared(times)])
+        return run_to(LOOSER, nodes, times[compared(times)])
 
     loadings, probes = fewest_loadings(
         task,
         lambda nodes: (nodes, loosely(nodes, task.t)),
         lambda one, other: moments_agree(one[1], other[1], features, task.rtol),
     )
-    fine = _run(task, rates, loadings, _laws(task, loadings), degree, 1.0, task.t, progress=task.progress)
+    fine = run_to(1.0, loadings, task.t, progress=task.progress)
     if probes is not None and len(fine.times) < len(task.t):
         # Compared where it got to.
         (one, _), (other, _) = probes
         probes = (one, loosely(one, fine.times)), (other, loosely(other, fine.times))
     coarse = loosely(loadings, fine.times) if probes is None else probes[0][1]
     others = None if probes is None else probes[1][1]
-    errors = estimate(basis(degree), fine, coarse, others, loadings.weights, features, task.rtol)
-    runs = [each for each in (fine, coarse, others) if each is not None]
+    coefficients = _history(fine, features, task.problem.regularizer.linear_strength or 0.0)
     return build_solution(
         task,
         method,
         _snapshots(fine, rates, loadings, degree, features),
-        errors,
-        coefficients=_history(fine, features, task.problem.regularizer.linear_strength or 0.0),
+        estimate(basis(degree), fine, coarse, others, loadings.weights, coefficients, task.rtol),
+        coefficients=coefficients,
         status=_status(fine, task.t),
         stats={
             "steps": len(fine.log) - 1,
@@ -67,10 +75,8 @@ def solve(task: Task, method: PdeMethod, degree: int) -> PdeSolution:
             "regrids": fine.regrids,
             "wall_mass": fine.wall_mass,
             "coefficient_error": float(fine.log[:, 3 + features + ERROR].max()),
-            "coefficient_evaluations": sum(
-                len(ESDIRK4.c[1:]) * (len(each.log) - 1 + each.rejected) + 1 for each in runs
-            ),
             # Numbers of evaluations and times are about all runs, since the user waits for all of them.
+            "coefficient_evaluations": evaluations,
             "seconds": time.perf_counter() - started,
         },
     )
@@ -87,25 +93,6 @@ def density(solution: PdeSolution, degree: int, *, t: float, loading: Array) -> 
     trace = _march(equations, laws, degree, solution.rtol, 1.0, np.array([t]))
     w, p, quadrature = tabulate(basis(degree), trace.snapshots, 1)
     return Density(w[-1, 0], p[-1, 0], quadrature[-1, 0])
-
-
-def _laws(task: Task, loadings: LoadingNodes) -> list[LineLaw]:
-    return [task.initial.conditional(a, task.problem) for a in loadings.points]
-
-
-def _run(
-    task: Task,
-    rates: Rates,
-    loadings: LoadingNodes,
-    laws: Sequence[LineLaw],
-    degree: int,
-    looser: float,
-    t: Array,
-    *,
-    progress: bool = False,
-) -> Trace:
-    equations = Equations(loadings.points, loadings.weights, task.problem.regularizer, rates, task.largest)
-    return _march(equations, laws, degree, task.rtol, looser, t, progress=progress)
 
 
 def _march(

@@ -10,7 +10,7 @@ from scipy import special
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.conditional import ConditionalLaw, GaussianMixture
-from mkvlasov.solvers.pde.fluxes import volumes
+from mkvlasov.solvers.pde.volumes.fluxes import volumes
 
 TAIL = 1e-13
 """Mass of a density that a mesh may leave out on either side."""

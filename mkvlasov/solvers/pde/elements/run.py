@@ -10,18 +10,18 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.regularizers import Regularizer
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import Mesh, moments, order_parameters, wall_mass
-from mkvlasov.solvers.pde.elements_march import (
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import Mesh, moments, order_parameters, wall_mass
+from mkvlasov.solvers.pde.elements.march import (
     REGRID,
     SHRUNK,
     UNBOUNDED,
     Progress,
     Settings,
 )
-from mkvlasov.solvers.pde.elements_mesh import LineLaw, Snapshot, initial_elements, slopes
-from mkvlasov.solvers.pde.elements_regrid import regrid
-from mkvlasov.solvers.pde.elements_tableau import Tableau
+from mkvlasov.solvers.pde.elements.mesh import LineLaw, Snapshot, initial_elements, slopes
+from mkvlasov.solvers.pde.elements.regrid import regrid
+from mkvlasov.solvers.pde.elements.tableau import Tableau
 
 
 class Rates(Protocol):

@@ -17,15 +17,15 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
-from mkvlasov.solvers.particle_kernels import (
+from mkvlasov.solvers.particles.kernels import (
     add_overlaps,
     fill_exponentials,
     fill_normals,
     kinked_diffusion,
     linear_step,
 )
-from mkvlasov.solvers.particle_starts import draw_particles
-from mkvlasov.solvers.particle_steps import LinearStep, Split, exact_linear_step, split_regularizer
+from mkvlasov.solvers.particles.starts import draw_particles
+from mkvlasov.solvers.particles.steps import LinearStep, Split, exact_linear_step, split_regularizer
 
 # A run counts as diverged when an entry of Q exceeds this: weights of 300 and more, far beyond any start worth
 # simulating. The nodes that the limit coefficients need grow with sqrt(Q), so going on would take ever longer too.

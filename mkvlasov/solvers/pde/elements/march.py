@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import (
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import (
     IntArray,
     Mesh,
     advance,
@@ -20,7 +20,7 @@ from mkvlasov.solvers.pde.elements_kernels import (
     order_parameters,
     wall_mass,
 )
-from mkvlasov.solvers.pde.elements_regrid import wants_regrid
+from mkvlasov.solvers.pde.elements.regrid import wants_regrid
 
 GO_ON, STOP, REGRID, SHRUNK, UNBOUNDED = range(5)
 LINEAR, TAU, DIFFUSION, LOSS, ERROR, TILT = range(6)

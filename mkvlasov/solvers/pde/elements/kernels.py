@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.elements_basis import Basis
+from mkvlasov.solvers.pde.elements.basis import Basis
 
 IntArray = npt.NDArray[np.int64]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.regularizers import Regularizer
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import IntArray, Mesh
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import IntArray, Mesh
 
 TAIL = 1e-12
 """Mass that the first elements leave out on either side."""

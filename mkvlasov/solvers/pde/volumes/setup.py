@@ -13,9 +13,9 @@ from mkvlasov.problem.conditional import ConditionalLaw
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw
 from mkvlasov.problem.loadings import LoadingNodes
-from mkvlasov.solvers.pde.fluxes import Scheme
-from mkvlasov.solvers.pde.march import Equations
-from mkvlasov.solvers.pde.rates import RateFunction, Rates
+from mkvlasov.solvers.pde.volumes.fluxes import Scheme
+from mkvlasov.solvers.pde.volumes.march import Equations
+from mkvlasov.solvers.pde.volumes.rates import RateFunction, Rates
 
 
 class CoupledRates:

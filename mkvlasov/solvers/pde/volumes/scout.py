@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.fluxes import EXPONENTIAL
-from mkvlasov.solvers.pde.grid import REACH, TAIL, density_ends, deposit, equidistant
-from mkvlasov.solvers.pde.march import Equations, Path, march
-from mkvlasov.solvers.pde.rates import Rates
-from mkvlasov.solvers.pde.setup import Family
+from mkvlasov.solvers.pde.volumes.fluxes import EXPONENTIAL
+from mkvlasov.solvers.pde.volumes.grid import REACH, TAIL, density_ends, deposit, equidistant
+from mkvlasov.solvers.pde.volumes.march import Equations, Path, march
+from mkvlasov.solvers.pde.volumes.rates import Rates
+from mkvlasov.solvers.pde.volumes.setup import Family
 
 CELLS = 96
 TOLERANCE = 3e-3

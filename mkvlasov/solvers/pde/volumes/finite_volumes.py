@@ -11,17 +11,17 @@ from tqdm import tqdm
 from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.density import Density
-from mkvlasov.solution_pde import PdeMethod, PdeSolution
-from mkvlasov.solvers.pde.accuracy import doubled_steps
-from mkvlasov.solvers.pde.density import solve_density
-from mkvlasov.solvers.pde.fluxes import CENTRAL, EXPONENTIAL, Scheme
-from mkvlasov.solvers.pde.march import Path
-from mkvlasov.solvers.pde.quadrature import settle_loadings
-from mkvlasov.solvers.pde.result import Runs, solution_of_runs
-from mkvlasov.solvers.pde.run import Run, run
-from mkvlasov.solvers.pde.scout import Outline, scout
-from mkvlasov.solvers.pde.setup import CoupledRates, Family, family_of
-from mkvlasov.solvers.pde.task import Task
+from mkvlasov.solution_pde import PdeSolution
+from mkvlasov.solvers.pde.task import PdeMethod, Task
+from mkvlasov.solvers.pde.volumes.accuracy import doubled_steps
+from mkvlasov.solvers.pde.volumes.density import solve_density
+from mkvlasov.solvers.pde.volumes.fluxes import CENTRAL, EXPONENTIAL, Scheme
+from mkvlasov.solvers.pde.volumes.loadings import settle_loadings
+from mkvlasov.solvers.pde.volumes.march import Path
+from mkvlasov.solvers.pde.volumes.run import Run, run
+from mkvlasov.solvers.pde.volumes.scout import Outline, scout
+from mkvlasov.solvers.pde.volumes.setup import CoupledRates, Family, family_of
+from mkvlasov.solvers.pde.volumes.solution import Runs, solution_of_runs
 
 _FEWEST_CELLS = 20
 

@@ -12,10 +12,10 @@ from mkvlasov._typing import Array
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solution_pde import CoefficientHistory
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import Mesh
-from mkvlasov.solvers.pde.elements_line import evaluate_line, march_line
-from mkvlasov.solvers.pde.elements_march import (
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import Mesh
+from mkvlasov.solvers.pde.elements.line import evaluate_line, march_line
+from mkvlasov.solvers.pde.elements.march import (
     DIFFUSION,
     GO_ON,
     TILT,

@@ -41,12 +41,12 @@ class SpectralElements:
 
     def solve(self, task: Task) -> PdeSolution:
         """Solve the task."""
-        from mkvlasov.solvers.pde.elements_solve import solve
+        from mkvlasov.solvers.pde.elements.solve import solve
 
         return solve(task, self, self.degree)
 
     def density(self, solution: PdeSolution, *, t: float, loading: Array) -> Density:
         """Return p(w | a), solved for along the stored coefficients."""
-        from mkvlasov.solvers.pde.elements_solve import density
+        from mkvlasov.solvers.pde.elements.solve import density
 
         return density(solution, self.degree, t=t, loading=loading)

@@ -6,19 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.accuracy import Errors
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import distances
-from mkvlasov.solvers.pde.elements_march import DIFFUSION, ERROR, LINEAR, TILT
-from mkvlasov.solvers.pde.elements_run import Trace
+from mkvlasov.solution_pde import CoefficientHistory
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import distances
+from mkvlasov.solvers.pde.elements.march import ERROR
+from mkvlasov.solvers.pde.elements.run import Trace
+from mkvlasov.solvers.pde.errors import Errors, coefficient_errors, tolerance_errors
 
 LOOSER = 6.0
-"""Factor between the tolerances of the two runs."""
+"""Factor between the tolerances of the two runs: where the error is proportional to the tolerance, their difference is
+five times the error of the better one; it may be less proportional than that."""
 
-# Where the error is proportional to the tolerance, the difference is LOOSER - 1 times the error of the better run; it
-# may be less proportional than that.
-SHARE = 1.0
 _COMPARED = 8
+
+# Of the tolerance, added to the estimate: differences may vanish by chance.
 _FLOOR = 0.1
 
 
@@ -70,45 +71,34 @@ def differences(basis: Basis, fine: Trace, coarse: Trace, weights: Array, featur
 
 
 def estimate(
-    basis: Basis, fine: Trace, coarse: Trace, others: Trace | None, weights: Array, features: int, rtol: float
+    basis: Basis,
+    fine: Trace,
+    coarse: Trace,
+    others: Trace | None,
+    weights: Array,
+    history: CoefficientHistory,
+    rtol: float,
 ) -> Errors:
     """Return the estimated errors of `fine`.
 
-    The difference to the coarse run; all of the difference that other loading nodes make; what the errors of the
-    coefficients do, added up over time at worst; and a tenth of the tolerance.
+    The difference to the coarse run; what the errors of the coefficients do, added up over time at worst; a tenth of
+    the tolerance; and all of the difference that other loading nodes make.
     """
+    features = history.tilt.shape[1]
     y = moments_at(fine, features)
     scale = np.abs(y[:, 0])
-    ones = np.ones(features)
-    gap = differences(basis, fine, coarse, weights, features, densities=True)
-    q, r = _coefficients(fine, features)
-    # An error of the moments cannot be much smaller than that of the densities they belong to, but by chance.
-    parts = [
-        Errors(
-            SHARE * gap.Q + _FLOOR * rtol * scale + q,
-            SHARE * gap.R + (_FLOOR * rtol * np.sqrt(scale) + r)[:, None] * ones,
-            SHARE * gap.density + _FLOOR * rtol + r / np.sqrt(np.maximum(scale, 1e-300)),
-        )
-    ]
+    errors = differences(basis, fine, coarse, weights, features, densities=True)
+    errors += tolerance_errors(_FLOOR * rtol, y[:, 0], y[:, 1:])
+    log = fine.log
+    inexact = coefficient_errors(history, log[:, 3 + features + ERROR], log[:, 1], log[:, 2 : 2 + features], fine.times)
+    # An error of the moments is no larger than that of the densities they belong to.
+    errors += Errors(inexact.Q, inexact.R, _relative(inexact.R, scale))
     if others is not None:
         missed = differences(basis, coarse, others, weights, features, densities=False)
         at = np.minimum(np.searchsorted(coarse.times, fine.times * (1.0 - 1e-12)), len(coarse.times) - 1)
-        Q, R = missed.Q[at], missed.R[at]
-        relative = np.linalg.norm(R, axis=1) / np.sqrt(np.maximum(scale, 1e-300))
-        parts.append(Errors(Q, R, relative))
-    return sum(parts[1:], parts[0])
+        errors += Errors(missed.Q[at], missed.R[at], _relative(missed.R[at], scale))
+    return errors
 
 
-def _coefficients(trace: Trace, features: int) -> tuple[Array, Array]:
-    """Return what relative errors of the limit coefficients do to Q and R at the output times."""
-    log = trace.log
-    t, y, rates = log[:, 0], log[:, 1 : 2 + features], log[:, 3 + features :]
-    size_q, size_r = np.abs(y[:, 0]), np.linalg.norm(y[:, 1:], axis=1)
-    linear, tilt = np.abs(rates[:, LINEAR]), np.linalg.norm(rates[:, TILT:], axis=1)
-    per_q = 2.0 * rates[:, ERROR] * (linear * size_q + tilt * size_r + rates[:, DIFFUSION])
-    per_r = rates[:, ERROR] * (linear * size_r + tilt)
-    grown = [
-        np.interp(trace.times, t, np.append(0.0, np.cumsum(0.5 * (each[1:] + each[:-1]) * np.diff(t))))
-        for each in (per_q, per_r)
-    ]
-    return grown[0], grown[1]
+def _relative(R: Array, scale: Array) -> Array:
+    return np.linalg.norm(R, axis=1) / np.sqrt(np.maximum(scale, 1e-300))

@@ -9,9 +9,9 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.conditional import ConditionalLaw
-from mkvlasov.solvers.pde.fluxes import Scheme, Tridiagonal, assemble
-from mkvlasov.solvers.pde.rates import RateFunction, Rates
-from mkvlasov.solvers.pde.steppers import STAGE, implicit_euler, limit_to_positive, tr_bdf2
+from mkvlasov.solvers.pde.volumes.fluxes import Scheme, Tridiagonal, assemble
+from mkvlasov.solvers.pde.volumes.rates import RateFunction, Rates
+from mkvlasov.solvers.pde.volumes.steppers import STAGE, implicit_euler, limit_to_positive, tr_bdf2
 
 Penalty = Callable[[Array], Array]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.initial import GaussianMixture
-from mkvlasov.solvers.pde.elements_march import DIFFUSION, LINEAR, TAU, TILT
-from mkvlasov.solvers.pde.elements_mesh import LineLaw
-from mkvlasov.solvers.pde.elements_run import Equations
+from mkvlasov.solvers.pde.elements.march import DIFFUSION, LINEAR, TAU, TILT
+from mkvlasov.solvers.pde.elements.mesh import LineLaw
+from mkvlasov.solvers.pde.elements.run import Equations
 
 # So many standard deviations away a normal law does not feel a kink.
 _FAR = 12.0

@@ -10,8 +10,8 @@ import numpy as np
 from numba import njit
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.elements_basis import Basis
-from mkvlasov.solvers.pde.elements_kernels import IntArray, Mesh, indicators
+from mkvlasov.solvers.pde.elements.basis import Basis
+from mkvlasov.solvers.pde.elements.kernels import IntArray, Mesh, indicators
 
 KEEP, HALVE, JOIN = 0, 1, 2
 

@@ -22,7 +22,7 @@ from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solution_runs import ParticleSolution, RunRecord, summarize
 from mkvlasov.solvers.options import snapshot_times, worker_count
-from mkvlasov.solvers.particle_system import PART, Forces, Model, ParticleSystem, Streams, evolve, time_grid
+from mkvlasov.solvers.particles.system import PART, Forces, Model, ParticleSystem, Streams, evolve, time_grid
 
 _LARGEST_STEP = 0.1
 _SMALLEST_STEP = 1e-3

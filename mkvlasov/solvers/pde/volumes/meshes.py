@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.grid import GradedMesh, Mesh, UniformMesh
-from mkvlasov.solvers.pde.march import Equations
-from mkvlasov.solvers.pde.scout import Outline
-from mkvlasov.solvers.pde.setup import Family
+from mkvlasov.solvers.pde.volumes.grid import GradedMesh, Mesh, UniformMesh
+from mkvlasov.solvers.pde.volumes.march import Equations
+from mkvlasov.solvers.pde.volumes.scout import Outline
+from mkvlasov.solvers.pde.volumes.setup import Family
 
 _MARGIN = 0.04
 _KEY_CHANGE = 0.03

@@ -5,34 +5,15 @@ One difference for each of the three, added up: in a single coarse run errors of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.fluxes import volumes
-from mkvlasov.solvers.pde.march import Path
+from mkvlasov.solvers.pde.errors import Errors
+from mkvlasov.solvers.pde.volumes.fluxes import volumes
+from mkvlasov.solvers.pde.volumes.march import Path
 
 _WINDOW = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Errors at the output times: Q (T,), R (T, K), densities in L1, mean over the loadings (T,)."""
-
-    Q: Array
-    R: Array
-    density: Array
-
-    def __add__(self, other: Errors) -> Errors:
-        return Errors(self.Q + other.Q, self.R + other.R, self.density + other.density)
-
-
-def tolerance_errors(rtol: float, Q: Array, R: Array) -> Errors:
-    """Return what the tolerance allows at overlaps Q (T,), R (T, K)."""
-    scale = np.abs(Q)
-    return Errors(rtol * scale, rtol * np.sqrt(scale)[:, None] * np.ones(R.shape[1]), np.full(len(Q), rtol))
 
 
 def doubled_steps(times: list[float]) -> Array:
@@ -64,26 +45,6 @@ def windowed(times: Array, values: Array, t: Array) -> Array:
         stop = max(int(np.searchsorted(times, time + width, side="right")), int(np.searchsorted(times, time)) + 1)
         result[i] = values[start:stop].max(axis=0)
     return result
-
-
-def coefficient_errors(path: Path, t: Array) -> Errors:
-    """Return what relative errors of the limit coefficients do to the moments, added up over time at worst."""
-    times = np.array(path.times)
-    moments = np.array(path.moments)
-    size_q = np.abs(moments[:, 0])
-    size_r = np.linalg.norm(moments[:, 1:-1], axis=1)
-    linear = np.array([abs(rates.linear) for rates in path.rates])
-    tilt = np.array([np.linalg.norm(rates.tilt) for rates in path.rates])
-    diffusion = np.array([rates.diffusion for rates in path.rates])
-    relative = np.array([rates.error for rates in path.rates])
-    grown_r = _integral(times, relative * (linear * size_r + tilt))
-    grown_q = _integral(times, relative * 2.0 * (linear * size_q + tilt * size_r + diffusion))
-    R = np.interp(t, times, grown_r)[:, None] * np.ones(moments.shape[1] - 2)
-    return Errors(np.interp(t, times, grown_q), R, np.zeros(len(t)))
-
-
-def _integral(times: Array, values: Array) -> Array:
-    return np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(times))])
 
 
 def _density_errors(fine: Path, coarse: Path, t: Array, weights: Array) -> Array:

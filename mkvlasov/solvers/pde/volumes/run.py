@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.grid import Mesh, deposit
-from mkvlasov.solvers.pde.march import Observer, Path, march
-from mkvlasov.solvers.pde.meshes import build_mesh
-from mkvlasov.solvers.pde.rates import Rates
-from mkvlasov.solvers.pde.scout import Outline
-from mkvlasov.solvers.pde.setup import Family
+from mkvlasov.solvers.pde.volumes.grid import Mesh, deposit
+from mkvlasov.solvers.pde.volumes.march import Observer, Path, march
+from mkvlasov.solvers.pde.volumes.meshes import build_mesh
+from mkvlasov.solvers.pde.volumes.rates import Rates
+from mkvlasov.solvers.pde.volumes.scout import Outline
+from mkvlasov.solvers.pde.volumes.setup import Family
 
 TOUCHED = 1e-7
 """Mass at a wall from which on a run is repeated with wider meshes."""

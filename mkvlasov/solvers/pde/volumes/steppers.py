@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.fluxes import Tridiagonal
+from mkvlasov.solvers.pde.volumes.fluxes import Tridiagonal
 
 # TR-BDF2 as a diagonally implicit Runge-Kutta method with an embedded third-order result
 # (Hosea and Shampine, Applied Numerical Mathematics 20, 1996, table 1).

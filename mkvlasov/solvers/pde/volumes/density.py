@@ -9,11 +9,11 @@ from mkvlasov._typing import Array
 from mkvlasov.density import Density
 from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
-from mkvlasov.solvers.pde.fluxes import Scheme, volumes
-from mkvlasov.solvers.pde.rates import Rates
-from mkvlasov.solvers.pde.run import run
-from mkvlasov.solvers.pde.scout import scout
-from mkvlasov.solvers.pde.setup import family_of
+from mkvlasov.solvers.pde.volumes.fluxes import Scheme, volumes
+from mkvlasov.solvers.pde.volumes.rates import Rates
+from mkvlasov.solvers.pde.volumes.run import run
+from mkvlasov.solvers.pde.volumes.scout import scout
+from mkvlasov.solvers.pde.volumes.setup import family_of
 
 
 class StoredRates:

@@ -1,0 +1,1 @@
+"""Interacting particles: systems of rows of weights that are coupled through their mean overlaps."""

@@ -1,0 +1,1 @@
+"""Spectral elements that adapt to the densities."""

@@ -1,0 +1,1 @@
+"""Finite volumes on meshes that move with the densities."""
