@@ -117,7 +117,7 @@ def to_xarray(solution: Solution) -> xarray.Dataset:
 
 def _source(solution: Solution, structure: dict[str, Any], arrays: dict[str, Array]) -> dict[str, str]:
     """Return the attributes that hold problem and initial law; a law that is no matter for text goes to the arrays."""
-    problem, initial = solution.problem, solution.initial
+    problem, initial, note = solution.problem, solution.initial, ""
     try:
         if not (isinstance(initial, Empirical) and len(initial.weights) > _MOST_ROWS):
             return {"problem": to_toml(problem, initial)}
@@ -129,8 +129,8 @@ def _source(solution: Solution, structure: dict[str, Any], arrays: dict[str, Arr
         text = tomli_w.dumps(problem_to_table(problem))
     except InvalidInput as error:
         note = str(error)
-    except TypeError:
-        pass
+    except TypeError as error:
+        note = note or str(error)
     else:
         structure["fields"]["initial"] = law
         arrays.update(inside)
