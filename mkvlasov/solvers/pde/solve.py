@@ -66,9 +66,10 @@ def solve_pde(
     Returns
     -------
     PdeSolution
-        ``Q_error``, ``R_error`` and ``density_error`` are estimates of the method, on the safe side. ``stats``
-        has the counts of steps, ``mass_error``, ``smallest_density`` and more. If weights blow up in finite time,
-        ``status.success`` is False, the message names the time, and the arrays end before it.
+        ``Q_error``, ``R_error`` and ``density_error`` are estimates of the method, larger than the errors but for rare
+        cases (docs/numerics.md). ``stats`` has the counts of steps, ``mass_error``, ``smallest_density`` and more. If
+        weights blow up in finite time, ``status.success`` is False, the message names the time, and the arrays end
+        before it.
 
     Raises
     ------
