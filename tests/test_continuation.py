@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mkvlasov as mv
+from mkvlasov.problem.continued import Affine
 
 T = np.array([0.0, 1.5, 3.0])
 TWICE = np.array([0.0, 3.0, 6.0])
@@ -108,7 +109,7 @@ def test_two_outputs_go_on_exactly():
 @pytest.mark.parametrize("loadings", [mv.loadings.Sparse(0.2), mv.loadings.Gaussian()])
 def test_simulations_go_on_from_their_last_snapshot(loadings):
     problem = _problem(mv.regularizers.L2(0.3), loadings=loadings)
-    options = {"t_eval": [0.0, 1.0], "snapshots": [1.0], "rng": 0, "progress": False}
+    options = {"t_eval": [0.0, 1.0], "snapshots": [0.0, 1.0], "rng": 0, "progress": False}
     for solution in (
         mv.simulate_particles(problem, INITIAL, particles=2000, runs=3, **options),
         mv.simulate_sgd(problem, INITIAL, dimension=300, runs=8, **options),
@@ -126,6 +127,29 @@ def test_simulations_go_on_from_their_last_snapshot(loadings):
             np.testing.assert_allclose(nodes.weights, exact.weights, rtol=1e-12)
         again = mv.simulate_particles(problem, law, t_eval=[0.0], particles=4000, runs=4, rng=1, progress=False)
         np.testing.assert_allclose(again.R[0], R, atol=6 * again.R_stderr[0].item())
+
+
+def test_rows_drawn_from_a_law_to_go_on_from_have_its_overlaps():
+    """A map that is not symmetric, noise whose root is not itself, loadings that are not equally likely."""
+    two = _problem(mv.regularizers.L2(0.3), outputs=2, hidden=mv.hidden.Rademacher([4.0, 3.0]), loadings=None)
+    start = mv.initial.Gaussian([[1.0, 0.2], [0.2, 1.3]], [[0.3, 0.1], [0.0, 0.4]])
+    P = np.array([[0.5, 0.1], [0.1, 0.2]])
+    moved = Affine(start, np.array([[0.8, 0.5], [-0.3, 0.6]]), np.array([[0.2, 0.7], [-0.4, 0.1]]), P)
+    one = _problem(mv.regularizers.L2(0.3))
+    w = np.linspace(-1.0, 1.0, 201)
+    table = mv.initial.Tabulated(LOADINGS, [0.8, 0.2], [w, w + 0.5], np.full((2, 201), 0.5))
+    rows = mv.initial.Empirical([0.5, -0.3, 1.0], [0.0, 0.0, LOADINGS[1]], [0.5, 0.3, 0.2])
+    pde = mv.solve_pde(one, INITIAL, t_eval=[0.0, 0.5], progress=False).final
+    for law, problem in ((moved, two), (table, one), (rows, one), (pde, one)):
+        Q, R = law.overlaps(problem)
+        w, a = law.sample_rows(np.random.default_rng(0), 20_000, problem)
+        for products, exact in (
+            (w[:, :, None] * w[:, None], Q),
+            (w[:, :, None] * a[:, None], R),
+            (a[:, :, None] * a[:, None], np.eye(a.shape[1])),
+        ):
+            error = products.std(axis=0) / np.sqrt(20_000)
+            assert (np.abs(products.mean(axis=0) - exact) < 5.0 * error).all()
 
 
 def test_every_route_goes_on_from_a_pde():

@@ -48,6 +48,7 @@ def test_features_law_and_background_of_the_model_are_recovered(white):
     errors = spikes * np.sqrt((np.array([1.0, 1.8]) - 1.0 + 4.0 / spikes) / n)
     assert (np.abs(np.diagonal(model.hidden.covariance) - seen) < 5.0 * errors).all()
     lost = 1.0 - (1.0 - gamma / (spikes - 1.0) ** 2) / (1.0 + gamma / (spikes - 1.0))
+    assert (model.features.max(axis=0) > -model.features.min(axis=0)).all()
     off = 1.0 - ((features.T @ model.features) ** 2).sum(axis=0)
     assert (np.abs(off / lost - 1.0) < 5.0 * np.sqrt(2.0 / dimension)).all()
     # The direction found leans towards the noise of the very samples that it is found from, so that the projections
@@ -221,6 +222,8 @@ def test_what_real_samples_cannot_do_is_refused_by_name():
             simulate(method=method)
     with pytest.raises(mv.UnsupportedError, match="single precision"):
         simulate(dtype="float32")
+    with pytest.raises(mv.UnsupportedError, match="device: data"):
+        simulate(device="cpu")
     with pytest.raises(mv.InvalidInput, match="dimension"):
         simulate(dimension=6)
     with pytest.raises(mv.InvalidInput, match="data"):
