@@ -45,6 +45,7 @@ def decaying():
 def test_pde_after_pde_is_the_exact_law_under_l2(decaying):
     first, exact = decaying
     second = mv.solve_pde(first.problem, first.final, t_eval=T, progress=False)
+    # Fitting the table again on other elements leaves 3e-6.
     np.testing.assert_allclose(second.Q[0], first.Q[-1], rtol=1e-5)
     np.testing.assert_allclose(second.R[0], first.R[-1], rtol=1e-5)
     assert abs(second.Q[-1] - exact.Q[-1]).item() < (first.Q_error[-1] + second.Q_error[-1]).item()
@@ -81,7 +82,7 @@ def test_closed_equations_go_on_exactly_and_from_a_table(decaying):
         np.testing.assert_allclose(after_ode.density(3.0, a, w=density.w).p, density.p, atol=1e-8)
         blurred = after_pde.density(3.0, a)
         assert _l1(blurred, exact.density(6.0, a, w=blurred.w)) < first.density_error[-1]
-        assert after_pde.density(3.0, a).quantile(0.3) == pytest.approx(density.quantile(0.3), abs=1e-3)
+        assert after_pde.density(3.0, a).quantile(0.3) == pytest.approx(density.quantile(0.3), abs=1e-5)
 
 
 def test_the_pde_goes_on_from_the_closed_equations(decaying):
@@ -162,7 +163,7 @@ def test_every_route_goes_on_from_a_pde():
     )
     for drawn in (mfs, sgd):
         for i, j in ((0, 1), (1, 2)):
-            # Nothing but statistics and, for SGD, a bias of a few 1 / N.
+            # Nothing but statistics and, for SGD, a bias of a few 1 / N (in R the 1e-2); the PDE's error is far less.
             slack = 6 * drawn.Q_stderr[i] + 6 * drawn.Q_error[i] + 5.0 / 500 * (drawn is sgd)
             np.testing.assert_allclose(drawn.Q[i], pde.Q[j], atol=(slack + 1e-3).item())
             np.testing.assert_allclose(drawn.R[i], pde.R[j], atol=(6 * drawn.R_stderr[i] + 1e-2).item())
@@ -203,10 +204,11 @@ def test_the_sphere_is_not_left():
     options = {"t_eval": [0.0, 0.5], "progress": False}
     pde = mv.solve_pde(problem, INITIAL, **options)
     sgd = mv.simulate_sgd(problem, INITIAL, dimension=200, runs=3, rng=0, snapshots=[0.5], **options)
-    for solution in (pde, sgd):
+    # Weighting the 600 rows of SGD to the exact law of the loadings moves means within their error, 1 / sqrt(600).
+    for solution, slack in ((pde, 1e-5), (sgd, 0.02)):
         Q, R = solution.final.overlaps(problem)
         assert Q.item() == pytest.approx(1.0, abs=1e-12)
-        assert R.item() == pytest.approx(solution.R[-1].item(), abs=0.02)
+        assert R.item() == pytest.approx(solution.R[-1].item(), abs=slack)
         assert mv.solve_pde(problem, solution.final, t_eval=[0.0, 0.1], progress=False).status.success
 
 

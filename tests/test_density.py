@@ -36,9 +36,9 @@ def test_averages_and_quantiles_of_a_normal_density():
     np.testing.assert_allclose(density.mean_of(lambda w: 2.0), 2.0, rtol=1e-12)
     np.testing.assert_allclose(density.mean_of(np.cos), np.cos(1.0) * np.exp(-0.32), rtol=1e-12)
     w = np.linspace(-3.0, 5.0, 97)
-    np.testing.assert_allclose(density.cdf(w), exact.cdf(w), atol=2e-5)
-    np.testing.assert_allclose(density.quantile(LEVELS[1:]), exact.ppf(LEVELS[1:]), atol=2e-3)
-    assert density.mass(0.0, 2.0) == pytest.approx(exact.cdf(2.0) - exact.cdf(0.0), abs=2e-5)
+    np.testing.assert_allclose(density.cdf(w), exact.cdf(w), atol=1e-7)
+    np.testing.assert_allclose(density.quantile(LEVELS[1:]), exact.ppf(LEVELS[1:]), atol=1e-5)
+    assert density.mass(0.0, 2.0) == pytest.approx(exact.cdf(2.0) - exact.cdf(0.0), abs=1e-7)
 
 
 def test_the_distribution_function_converges_with_the_nodes():
