@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mkvlasov as mv
+from mkvlasov.problem.continued import Affine
 
 T = np.array([0.0, 1.5, 3.0])
 TWICE = np.array([0.0, 3.0, 6.0])
@@ -44,6 +45,7 @@ def decaying():
 def test_pde_after_pde_is_the_exact_law_under_l2(decaying):
     first, exact = decaying
     second = mv.solve_pde(first.problem, first.final, t_eval=T, progress=False)
+    # Fitting the table again on other elements leaves 3e-6.
     np.testing.assert_allclose(second.Q[0], first.Q[-1], rtol=1e-5)
     np.testing.assert_allclose(second.R[0], first.R[-1], rtol=1e-5)
     assert abs(second.Q[-1] - exact.Q[-1]).item() < (first.Q_error[-1] + second.Q_error[-1]).item()
@@ -80,7 +82,7 @@ def test_closed_equations_go_on_exactly_and_from_a_table(decaying):
         np.testing.assert_allclose(after_ode.density(3.0, a, w=density.w).p, density.p, atol=1e-8)
         blurred = after_pde.density(3.0, a)
         assert _l1(blurred, exact.density(6.0, a, w=blurred.w)) < first.density_error[-1]
-        assert after_pde.density(3.0, a).quantile(0.3) == pytest.approx(density.quantile(0.3), abs=1e-3)
+        assert after_pde.density(3.0, a).quantile(0.3) == pytest.approx(density.quantile(0.3), abs=1e-5)
 
 
 def test_the_pde_goes_on_from_the_closed_equations(decaying):
@@ -108,7 +110,7 @@ def test_two_outputs_go_on_exactly():
 @pytest.mark.parametrize("loadings", [mv.loadings.Sparse(0.2), mv.loadings.Gaussian()])
 def test_simulations_go_on_from_their_last_snapshot(loadings):
     problem = _problem(mv.regularizers.L2(0.3), loadings=loadings)
-    options = {"t_eval": [0.0, 1.0], "snapshots": [1.0], "rng": 0, "progress": False}
+    options = {"t_eval": [0.0, 1.0], "snapshots": [0.0, 1.0], "rng": 0, "progress": False}
     for solution in (
         mv.simulate_particles(problem, INITIAL, particles=2000, runs=3, **options),
         mv.simulate_sgd(problem, INITIAL, dimension=300, runs=8, **options),
@@ -128,6 +130,29 @@ def test_simulations_go_on_from_their_last_snapshot(loadings):
         np.testing.assert_allclose(again.R[0], R, atol=6 * again.R_stderr[0].item())
 
 
+def test_rows_drawn_from_a_law_to_go_on_from_have_its_overlaps():
+    """A map that is not symmetric, noise whose root is not itself, loadings that are not equally likely."""
+    two = _problem(mv.regularizers.L2(0.3), outputs=2, hidden=mv.hidden.Rademacher([4.0, 3.0]), loadings=None)
+    start = mv.initial.Gaussian([[1.0, 0.2], [0.2, 1.3]], [[0.3, 0.1], [0.0, 0.4]])
+    P = np.array([[0.5, 0.1], [0.1, 0.2]])
+    moved = Affine(start, np.array([[0.8, 0.5], [-0.3, 0.6]]), np.array([[0.2, 0.7], [-0.4, 0.1]]), P)
+    one = _problem(mv.regularizers.L2(0.3))
+    w = np.linspace(-1.0, 1.0, 201)
+    table = mv.initial.Tabulated(LOADINGS, [0.8, 0.2], [w, w + 0.5], np.full((2, 201), 0.5))
+    rows = mv.initial.Empirical([0.5, -0.3, 1.0], [0.0, 0.0, LOADINGS[1]], [0.5, 0.3, 0.2])
+    pde = mv.solve_pde(one, INITIAL, t_eval=[0.0, 0.5], progress=False).final
+    for law, problem in ((moved, two), (table, one), (rows, one), (pde, one)):
+        Q, R = law.overlaps(problem)
+        w, a = law.sample_rows(np.random.default_rng(0), 20_000, problem)
+        for products, exact in (
+            (w[:, :, None] * w[:, None], Q),
+            (w[:, :, None] * a[:, None], R),
+            (a[:, :, None] * a[:, None], np.eye(a.shape[1])),
+        ):
+            error = products.std(axis=0) / np.sqrt(20_000)
+            assert (np.abs(products.mean(axis=0) - exact) < 5.0 * error).all()
+
+
 def test_every_route_goes_on_from_a_pde():
     problem = _problem(mv.regularizers.L1(0.3))
     pde = mv.solve_pde(problem, INITIAL, t_eval=[0.0, 1.0, 2.0], progress=False)
@@ -138,7 +163,7 @@ def test_every_route_goes_on_from_a_pde():
     )
     for drawn in (mfs, sgd):
         for i, j in ((0, 1), (1, 2)):
-            # Nothing but statistics and, for SGD, a bias of a few 1 / N.
+            # Nothing but statistics and, for SGD, a bias of a few 1 / N (in R the 1e-2); the PDE's error is far less.
             slack = 6 * drawn.Q_stderr[i] + 6 * drawn.Q_error[i] + 5.0 / 500 * (drawn is sgd)
             np.testing.assert_allclose(drawn.Q[i], pde.Q[j], atol=(slack + 1e-3).item())
             np.testing.assert_allclose(drawn.R[i], pde.R[j], atol=(6 * drawn.R_stderr[i] + 1e-2).item())
@@ -179,10 +204,11 @@ def test_the_sphere_is_not_left():
     options = {"t_eval": [0.0, 0.5], "progress": False}
     pde = mv.solve_pde(problem, INITIAL, **options)
     sgd = mv.simulate_sgd(problem, INITIAL, dimension=200, runs=3, rng=0, snapshots=[0.5], **options)
-    for solution in (pde, sgd):
+    # Weighting the 600 rows of SGD to the exact law of the loadings moves means within their error, 1 / sqrt(600).
+    for solution, slack in ((pde, 1e-5), (sgd, 0.02)):
         Q, R = solution.final.overlaps(problem)
         assert Q.item() == pytest.approx(1.0, abs=1e-12)
-        assert R.item() == pytest.approx(solution.R[-1].item(), abs=0.02)
+        assert R.item() == pytest.approx(solution.R[-1].item(), abs=slack)
         assert mv.solve_pde(problem, solution.final, t_eval=[0.0, 0.1], progress=False).status.success
 
 

@@ -48,16 +48,18 @@ def test_features_law_and_background_of_the_model_are_recovered(white):
     errors = spikes * np.sqrt((np.array([1.0, 1.8]) - 1.0 + 4.0 / spikes) / n)
     assert (np.abs(np.diagonal(model.hidden.covariance) - seen) < 5.0 * errors).all()
     lost = 1.0 - (1.0 - gamma / (spikes - 1.0) ** 2) / (1.0 + gamma / (spikes - 1.0))
+    assert (model.features.max(axis=0) > -model.features.min(axis=0)).all()
     off = 1.0 - ((features.T @ model.features) ** 2).sum(axis=0)
     assert (np.abs(off / lost - 1.0) < 5.0 * np.sqrt(2.0 / dimension)).all()
     # The direction found leans towards the noise of the very samples that it is found from, so that the projections
     # stay close to c: squared correlation 1 - gamma / (l - 1)^2; the rest is Gaussian, without excess.
     shares = 1.0 - gamma / (spikes - 1.0) ** 2
+    # The kurtosis of 3000 uniform numbers has a standard error of 0.02; the draw is fixed.
     np.testing.assert_allclose(model.hidden.kurtosis, 3.0 + shares**2 * np.array([-2.0, -1.2]), atol=0.03)
     assert model.dimension == dimension
     assert model.background_variance == 1.0
     np.testing.assert_allclose(model.loadings.values, np.sqrt(dimension) * model.features)
-    # Marchenko-Pastur.
+    # Marchenko-Pastur, with N - K and n - 1 for N and n (0.25%), and edges to some N^(-2/3) = 0.02.
     assert model.spread == pytest.approx(np.sqrt(gamma), rel=0.02)
     assert model.white_spread == pytest.approx(np.sqrt(gamma), rel=0.01)
     edges = (1.0 + np.array([1.0, -1.0]) * np.sqrt(gamma)) ** 2
@@ -164,7 +166,7 @@ def test_units_and_origin_of_the_data_do_not_matter():
     for factor, shift in ((1e200, 0.0), (1e-200, 0.0), (3.0, 100.0)):
         other = quiet(factor * x + shift, n_features=2)
         np.testing.assert_allclose(other.samples, model.samples, rtol=1e-7, atol=1e-10)
-        assert other.scale == pytest.approx(factor * model.scale)
+        assert other.scale / factor == pytest.approx(model.scale, rel=1e-12)
 
 
 def test_the_printed_text_has_the_numbers(white):
@@ -221,6 +223,8 @@ def test_what_real_samples_cannot_do_is_refused_by_name():
             simulate(method=method)
     with pytest.raises(mv.UnsupportedError, match="single precision"):
         simulate(dtype="float32")
+    with pytest.raises(mv.UnsupportedError, match="device: data"):
+        simulate(device="cpu")
     with pytest.raises(mv.InvalidInput, match="dimension"):
         simulate(dimension=6)
     with pytest.raises(mv.InvalidInput, match="data"):
@@ -282,7 +286,8 @@ def test_rows_for_given_loadings_have_their_conditional_law():
             expected = law.conditional(loading, problem)
             variance = float(expected.second_moment[0, 0] - expected.mean[0] ** 2)
             assert abs(rows.mean() - expected.mean[0]) < 5.0 * np.sqrt(variance / 4000)
-            assert rows.var() == pytest.approx(variance, rel=0.15)
+            # None of the laws has heavier tails than a normal one.
+            assert rows.var() == pytest.approx(variance, rel=5.0 * np.sqrt(2.0 / 4000))
 
 
 def quiet(x, *, n_features):

@@ -36,9 +36,9 @@ def test_averages_and_quantiles_of_a_normal_density():
     np.testing.assert_allclose(density.mean_of(lambda w: 2.0), 2.0, rtol=1e-12)
     np.testing.assert_allclose(density.mean_of(np.cos), np.cos(1.0) * np.exp(-0.32), rtol=1e-12)
     w = np.linspace(-3.0, 5.0, 97)
-    np.testing.assert_allclose(density.cdf(w), exact.cdf(w), atol=2e-5)
-    np.testing.assert_allclose(density.quantile(LEVELS[1:]), exact.ppf(LEVELS[1:]), atol=2e-3)
-    assert density.mass(0.0, 2.0) == pytest.approx(exact.cdf(2.0) - exact.cdf(0.0), abs=2e-5)
+    np.testing.assert_allclose(density.cdf(w), exact.cdf(w), atol=1e-7)
+    np.testing.assert_allclose(density.quantile(LEVELS[1:]), exact.ppf(LEVELS[1:]), atol=1e-5)
+    assert density.mass(0.0, 2.0) == pytest.approx(exact.cdf(2.0) - exact.cdf(0.0), abs=1e-7)
 
 
 def test_the_distribution_function_converges_with_the_nodes():
@@ -77,6 +77,14 @@ def test_mass_is_conserved_and_the_distribution_function_increases(seed):
     np.testing.assert_allclose(density.cdf(density.quantile(q)), q * total, atol=1e-9 * total)
     assert density.quantile(0.0) >= w[0]
     assert density.quantile(1.0) <= w[-1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_between_points_at_which_it_rises_the_density_rises(seed):
+    rng = np.random.default_rng(seed)
+    w, p = np.cumsum(10.0 ** rng.uniform(-2, 0, (2, 15)), axis=1)
+    fine = np.linspace(w[:-1], w[1:], 50, axis=1).ravel()
+    assert (np.diff(Density(w, p).pdf(fine)) >= -1e-12).all()
 
 
 def test_densities_of_the_exact_law_are_exact_whatever_the_points():
@@ -131,6 +139,16 @@ def test_the_affine_image_of_a_table_with_noise(scale, noise):
     assert law.cdf(np.array([high]))[0] >= 1 - 1e-3
     drawn = law.sample(np.random.default_rng(3), 4000)[:, 0]
     assert stats.kstest(drawn, law.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.015])
+def test_noise_blurs_the_jumps_at_both_ends_of_a_table(noise):
+    w = np.linspace(0.0, 1.0, 51)
+    law = TabulatedLaw(w, np.ones(51), trapezoidal(w)).affine(np.eye(1), np.zeros(1), np.array([[noise**2]]))
+    x = np.linspace(-0.3, 1.3, 65)
+    exact = stats.norm.cdf(x / noise) - stats.norm.cdf((x - 1.0) / noise)
+    # Straight lines between the points are exact here.
+    np.testing.assert_allclose(law.pdf(x), exact, atol=1e-12)
 
 
 def test_further_images_of_a_noisy_table_add_up():

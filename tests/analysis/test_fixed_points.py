@@ -56,6 +56,9 @@ def test_every_copy_is_a_fixed_point_and_has_a_name(paper):
     for point in paper:
         assert point.residual < 1e-10
         assert point.error < 1e-9
+        if point.Q.any():
+            there = system.jacobian(point.Q, point.R).value
+            np.testing.assert_allclose(point.stability.jacobian, there, atol=1e-9)
         for Q, R in point.copies:
             assert max(np.abs(rate).max() for rate in system.rates(Q, R)) < 1e-10
     assert paper.starts == sum(point.found for point in paper) + sum(paper.failures.values())

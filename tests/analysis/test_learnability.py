@@ -182,6 +182,8 @@ def test_batch_size_enters_as_learning_rate_over_batch_size():
         for b in (int(found.values[0]), int(found.values[0]) + 1)
     ]
     assert growth[0] < 0 < growth[1]
+    largest = mv.reduce(replace(fast, batch_size=10_000)).learnability(1).growth_rate
+    assert found.growth_rates[-1] == pytest.approx(largest, rel=1e-9)
     with pytest.raises(mv.UnsupportedError, match=r"^batch_size"):
         mv.reduce(VARIANTS["centred sigmoid"]).learnability(1).critical_values("batch_size")
 

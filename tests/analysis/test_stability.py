@@ -32,6 +32,8 @@ def test_types_do_not_depend_on_the_basis(jacobian, kind, unstable, centre):
     for matrix in (jacobian, basis @ jacobian @ np.linalg.inv(basis)):
         found = classify(matrix)
         assert (found.type, found.unstable_dimension, found.centre_dimension) == (kind, unstable, centre)
+        assert (np.diff(found.eigenvalues.real) <= 0.0).all()
+        np.testing.assert_allclose(matrix @ found.eigenvectors, found.eigenvectors * found.eigenvalues, atol=1e-12)
         np.testing.assert_allclose(
             np.sort_complex(found.eigenvalues.round(6)),
             np.sort_complex(np.linalg.eigvals(jacobian).round(6)),

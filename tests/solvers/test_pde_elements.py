@@ -1,5 +1,7 @@
 """`SpectralElements` against exact solutions, stationary densities and finite volumes."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
@@ -8,6 +10,9 @@ from mkvlasov.errors import InvalidInput
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solvers.ode import solve_ode
+from mkvlasov.solvers.pde import elements_solve
+from mkvlasov.solvers.pde.elements_march import DIFFUSION, ERROR, LINEAR, TILT
+from mkvlasov.solvers.pde.elements_rates import CoupledTable, PythonRates
 from mkvlasov.solvers.pde.methods import FiniteVolumes, SpectralElements
 from mkvlasov.solvers.pde.solve import solve_pde
 
@@ -168,6 +173,31 @@ def test_coefficients_in_python_give_what_compiled_ones_give():
     assert np.allclose(python.densities, compiled.densities, rtol=0.0, atol=1e-4)
 
 
+def test_errors_of_the_coefficients_are_counted(monkeypatch):
+    """Coefficients that are all 1% off, and say so, move the solution by no more than the errors say."""
+    exact = solve_ode(problem(), GAUSSIAN, t_eval=[1.0, 3.0])
+
+    def disturbed(setting, limit, largest):
+        table = CoupledTable(setting, limit, largest)
+
+        def evaluate(times, y):
+            rates = table(times, y)
+            rates[:, LINEAR] *= 0.99
+            rates[:, DIFFUSION] *= 1.01
+            rates[:, TILT:] *= 1.01
+            rates[:, ERROR] = 0.01
+            return rates
+
+        return PythonRates(evaluate)
+
+    monkeypatch.setattr(elements_solve, "coupled_rates", disturbed)
+    found = solve(problem(), GAUSSIAN, [1.0, 3.0])
+    for name in ("Q", "R"):
+        gap, error = np.abs(getattr(found, name) - getattr(exact, name)), getattr(found, f"{name}_error")
+        assert gap.max() > 10 * 1e-4
+        assert (gap <= error).all()
+
+
 def test_density_of_another_loading_is_that_of_a_node():
     setting = problem(regularizer=regularizers.L1(0.5))
     solution = solve(setting, GAUSSIAN, [0.0, 1.0, 4.0])
@@ -182,13 +212,18 @@ def test_density_of_another_loading_is_that_of_a_node():
 
 
 @pytest.mark.parametrize(
-    "activation", ["identity", activations.Polynomial([0.0, 1.0, 0.0, 0.2])], ids=["identity", "cubic"]
+    ("activation", "reason"),
+    [
+        ("identity", "Q grew to .* at t = .*unbounded"),
+        (activations.Polynomial([0.0, 1.0, 0.0, 0.2]), "shrank to nothing at t = "),
+    ],
+    ids=["identity", "cubic"],
 )
-def test_a_blow_up_ends_the_run_with_its_time(activation):
+def test_a_blow_up_ends_the_run_with_its_time(activation, reason):
     setting = problem(regularizer=None, activation=activation)
     solution = solve(setting, GAUSSIAN, [0.0, 0.01, 50.0], rtol=1e-3)
     assert not solution.status.success
-    assert "t = " in solution.status.message
+    assert re.search(reason, solution.status.message)
     assert len(solution.t) == len(solution.Q) == len(solution.densities) < 3
     assert np.isfinite(solution.Q).all()
 
@@ -225,10 +260,9 @@ def test_gaussian_loadings_are_as_many_as_the_tolerance_asks_for():
     assert len(affine.loading_weights) < len(chosen.loading_weights)
 
 
-def test_a_run_over_a_quadrature_that_ends_early_still_reports_errors():
-    setting = problem(
-        activation=activations.Polynomial([0.0, 1.0]), regularizer=None, loadings=loadings.Gaussian(), learning_rate=3.0
-    )
+@pytest.mark.parametrize("law", [loadings.Gaussian(), loadings.Sparse(0.25)], ids=repr)
+def test_a_run_that_ends_early_still_reports_errors(law):
+    setting = problem(activation=activations.Polynomial([0.0, 1.0]), regularizer=None, loadings=law, learning_rate=3.0)
     solution = solve(setting, GAUSSIAN, np.linspace(0.0, 40.0, 81))
     assert not solution.status.success
     assert np.isfinite(solution.Q_error).all()

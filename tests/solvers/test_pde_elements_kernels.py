@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from mkvlasov.problem import regularizers
+from mkvlasov.problem.conditional import GaussianMixture
 from mkvlasov.solvers.pde.elements.basis import basis
 from mkvlasov.solvers.pde.elements.kernels import Mesh, advance, apply, moments, nodal_weights, node_positions
 from mkvlasov.solvers.pde.elements.mesh import slopes
+from mkvlasov.solvers.pde.elements.rates import PythonRates
 from mkvlasov.solvers.pde.elements.regrid import regrid
+from mkvlasov.solvers.pde.elements.run import Equations
+from mkvlasov.solvers.pde.elements.start import start
 from mkvlasov.solvers.pde.elements.tableau import ESDIRK3, ESDIRK4
 
 FRAME = np.array([[0.0, 1.0]])
@@ -133,3 +137,24 @@ def test_adapted_elements_keep_mass_and_moments_and_end_at_the_kink():
     assert counts[2] > counts[-1]
     assert mesh.left[0] < edge[0]
     assert mesh.left[-1] + mesh.width[-1] > edge[1]
+
+
+@pytest.mark.parametrize("regularizer", [regularizers.Zero(), L1], ids=repr)
+def test_point_masses_start_as_the_narrow_normal_laws_that_they_become(regularizer):
+    """Against the Ornstein-Uhlenbeck process; away from the kink of |w| its slope is one more constant drift."""
+    linear, tau, diffusion, tilt, a = 0.7, 0.5, 0.4, -0.9, 2.0
+    row = np.array([[linear, tau, diffusion, 0.0, 0.0, tilt]])
+    rates = PythonRates(lambda times, y: np.repeat(row, len(times), axis=0))
+    equations = Equations(np.array([[a]]), np.ones(1), regularizer, rates, np.inf)
+    law = GaussianMixture(np.array([0.4, 0.6]), np.array([[1.5], [-0.8]]), np.array([[[0.0]], [[0.2]]]))
+    begin = start(equations, [law], 3.0, 1e-2)
+    drift = tilt * a + tau * regularizer.gradient(law.means)
+    decay = np.exp(-linear * begin.time)
+    assert begin.time > 0.0
+    means = law.means * decay - drift * (1.0 - decay) / linear
+    variances = law.covariances * decay**2 + diffusion / linear * (1.0 - decay**2)
+    # The start is of first order in the time that has passed, and this long at most against a scale of order one.
+    slack = 10.0 * begin.time**2
+    np.testing.assert_allclose(begin.laws[0].means, means, rtol=0.0, atol=slack)
+    np.testing.assert_allclose(begin.laws[0].covariances, variances, rtol=0.0, atol=slack)
+    assert slack < 0.1 * begin.time

@@ -130,6 +130,8 @@ ONE_STEP = {
     "sphere, two outputs": ({**DECORRELATED, "constraint": "sphere"}, 7),
     "equal views, two outputs": ({"outputs": 2, "augmentation": None}, 7),
     "smallest dimension": (DECORRELATED, 5),
+    # So large a step that the directions off features and weights count, of which there are two.
+    "two directions off": ({**DECORRELATED, "learning_rate": 5.0}, 6),
 }
 
 

@@ -178,6 +178,16 @@ def test_single_precision_follows_double_precision_in_law_only() -> None:
     assert not np.array_equal(single.runs.R, double.runs.R)
 
 
+def test_recorded_loss_is_that_of_literal_batches() -> None:
+    # The same seed gives the same starts, here far from weights of size one: only the batches differ.
+    problem, start = make_problem(), initial.Gaussian(6.0, [[0.3, 0.2], [-0.2, 0.4]])
+    options = {"t_eval": [0.0], "dimension": 40, "runs": 60, "rng": 7, "loss_batches": 200, "progress": False}
+    one, two = (simulate_sgd(problem, start, method=method, **options) for method in ("reduced", "literal"))
+    np.testing.assert_allclose(one.runs.R, two.runs.R, rtol=0, atol=1e-12)
+    gap = one.runs.loss[0] - two.runs.loss[0]
+    assert abs(gap.mean()) < 4.0 * gap.std() / np.sqrt(60)
+
+
 def test_weights_among_the_features_are_no_obstacle() -> None:
     # P = Q - R R^T vanishes: the frame of W off the features is empty at the first step.
     problem = make_problem(outputs=1, batch_size=1, loss=None)
