@@ -137,9 +137,14 @@ def density_of_law(law: ConditionalLaw, w: Array | None) -> Density:
 
 def applied(function: Callable[[Array], Array], w: Array) -> Array:
     """Return a user's function at the points w (n,); a constant counts as a function."""
-    values = np.asarray(function(w), dtype=np.float64)
+    allowed = "a function from an array (n,) to finite numbers of the same shape"
+    given = _checks.function_of("function", function, 1, allowed)(w)
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput("function", function, allowed) from None
     if values.shape not in ((), w.shape) or not np.isfinite(values).all():
-        raise InvalidInput("function", function, "a function from an array (n,) to finite numbers of the same shape")
+        raise InvalidInput("function", function, allowed)
     return np.broadcast_to(values, w.shape)
 
 
