@@ -10,6 +10,7 @@ import mkvlasov as mv
 from mkvlasov.cli import main
 from mkvlasov.plotting.distributions import interval_masses
 from mkvlasov.plotting.loadings import shown_groups
+from mkvlasov.plotting.saved import save_figures
 
 TIMES = np.array([0.0, 0.5, 1.0, 2.0])
 
@@ -157,6 +158,21 @@ def test_densities_of_many_features_are_drawn_though_few_loadings_are_alike():
         else:
             with pytest.raises(mv.InvalidInput, match="loadings: got None; expected some that were drawn"):
                 sgd.plot_density_map()
+
+
+def test_all_figures_of_many_features_can_be_saved(tmp_path):
+    """Neither 40 loadings alike nor a list of 2^20 atoms is needed."""
+    for loadings in (mv.loadings.Gaussian(), mv.loadings.Rademacher()):
+        problem = mv.Problem(
+            hidden=mv.hidden.Gaussian(np.ones(20)), activation="identity", learning_rate=0.1, loadings=loadings
+        )
+        initial = mv.initial.Gaussian(1.0, np.zeros((1, 20)))
+        sgd = mv.simulate_sgd(
+            problem, initial, t_eval=[0.0, 0.1], dimension=50, runs=2, rng=0, snapshots=[0.0, 0.1], progress=False
+        )
+        ode = mv.solve_ode(problem, initial, t_eval=[0.0, 0.1], progress=False)
+        assert len(mv.plot_densities([ode, sgd], [0.1]).axes) == 3
+        assert all(path.stat().st_size > 5000 for path in save_figures(sgd, tmp_path, name="run"))
 
 
 def test_loadings_of_data_are_shown_one_by_one():

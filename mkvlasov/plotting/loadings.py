@@ -8,7 +8,7 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
-from mkvlasov.errors import InvalidInput
+from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.solution import Solution
 from mkvlasov.solution_pde import PdeSolution
 from mkvlasov.solution_runs import RunsSolution
@@ -20,6 +20,12 @@ _HALF_WIDTHS = {1: 0.25, 2: 0.25, 3: 0.45, 4: 0.6, 5: 0.7, 6: 0.8}
 _WIDEST = 1.0
 """Half the width of a range of loadings, by the number of features: some two per cent of all Gaussian loadings are in
 the range about 0. Narrow against the law's standard deviation of 1 as long as there are few features."""
+
+_MOST_SHOWN = 6
+"""Loadings of more entries are named by the first three and the last."""
+
+_SAMPLE = 256
+"""How many are drawn of atoms that cannot be listed."""
 
 _MOST_NODES = 64
 """Nodes of the average over a range."""
@@ -50,12 +56,19 @@ def loading_groups(solution: Solution, most: int = 3) -> list[LoadingGroup]:
     k = problem.n_features
     centres = [np.zeros(k), *(1.25 * np.eye(k))][:most]
     if problem.loadings.is_exact:
-        points, weights = initial.loading_nodes(problem, 2)
+        try:
+            points, weights = initial.loading_nodes(problem, 2)
+        except UnsupportedError:  # more atoms than can be listed: some of them
+            points = problem.loadings.sample(np.random.default_rng(0), _SAMPLE, k)
+            weights = np.full(_SAMPLE, 1.0 / _SAMPLE)
         if len(points) <= _MAX_ATOMS:
             return [_atom(points[i]) for i in np.sort(np.argsort(-weights, kind="stable")[:most])]
         if k > 2:  # single atoms, since hardly any are in a range
-            nearest = [int(np.linalg.norm(points - centre, axis=1).argmin()) for centre in centres]
-            return [_atom(points[i]) for i in dict.fromkeys(nearest)]
+            chosen: list[int] = []
+            for centre in centres:
+                nearest = np.linalg.norm(points - centre, axis=1).argsort(kind="stable")
+                chosen.append(next(int(i) for i in nearest if i not in chosen))
+            return [_atom(points[i]) for i in chosen]
     return [_range(centre) for centre in centres]
 
 
@@ -90,8 +103,10 @@ def holds_some(solution: Solution, group: LoadingGroup) -> bool:
 
 
 def _vector(a: Array) -> str:
-    entries = ", ".join(f"{entry:.3g}" for entry in a)
-    return entries if len(a) == 1 else f"({entries})"
+    entries = [f"{entry:.3g}" for entry in a]
+    if len(entries) > _MOST_SHOWN:
+        entries = [*entries[:3], r"\ldots", entries[-1]]
+    return entries[0] if len(a) == 1 else f"({', '.join(entries)})"
 
 
 def shown_groups(solution: Solution, loadings: ArrayLike | None) -> list[LoadingGroup]:
