@@ -185,6 +185,10 @@ def test_loadings_of_data_are_shown_one_by_one():
     )  # fmt: skip
     groups = shown_groups(sgd, None)
     assert len(groups) == 3
+    figure = sgd.plot_density([0.2])
+    figure.draw_without_rendering()
+    labels = sorted((ax.yaxis.label.get_window_extent() for ax in figure.axes), key=lambda box: box.y0)
+    assert all(above.y0 > below.y1 for below, above in pairwise(labels))
     assert all((data.loadings.values == group.points).all(axis=1).any() for group in groups)
 
 

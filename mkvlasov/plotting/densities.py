@@ -22,6 +22,9 @@ from mkvlasov.solution_ode import OdeSolution
 from mkvlasov.solution_pde import PdeSolution
 from mkvlasov.solution_runs import RunsSolution
 
+_LETTERS = 28
+"""Labels of more letters than fit beside a panel are set smaller."""
+
 _HIDDEN_TAIL = 1e-6
 """Mass on either side that no figure shows."""
 
@@ -61,10 +64,14 @@ def plot_densities(solutions: Sequence[Solution], times: Sequence[float]) -> Fig
                 if i == 0:
                     axes[i, j].set_title(f"$t = {t:.4g}$")
             name = f"output {output + 1}\n" if solutions[0].problem.outputs > 1 else ""
-            axes[i, 0].set_ylabel(f"{name}{group.label}\ndensity $p(w\\,|\\,a)$")
+            size = min(10.0, 10.0 * _LETTERS / len(group.label.replace("\\", "")))
+            axes[i, 0].set_ylabel(f"{name}{group.label}\ndensity $p(w\\,|\\,a)$", size=size)
         for ax in axes[-1]:
             ax.set_xlabel("weight $w$")
         handles = [route_handle(s) for s in solutions]
+        for handle, solution in zip(handles, solutions, strict=True):
+            if solution.route == "sgd":
+                handle.set_label("SGD (bars: standard errors)")
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         return figure
 

@@ -103,7 +103,7 @@ def holds_some(solution: Solution, group: LoadingGroup) -> bool:
 
 
 def _vector(a: Array) -> str:
-    entries = [f"{entry:.3g}" for entry in a]
+    entries = [f"{entry:.3g}" if len(a) < 3 else f"{round(float(entry), 2):g}" for entry in a]
     if len(entries) > _MOST_SHOWN:
         entries = [*entries[:3], r"\ldots", entries[-1]]
     return entries[0] if len(a) == 1 else f"({', '.join(entries)})"
