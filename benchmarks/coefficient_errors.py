@@ -154,12 +154,14 @@ def draw(results: list[Outcome], path: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), sharey=True, layout="constrained")
-    for rtol in TOLERANCES:
+    styles = ("-", "--", ":", "-.")
+    for rtol, ls in zip(TOLERANCES, styles, strict=False):
         ratios = np.sort([x.true / rtol for x in results if x.requested == rtol])
-        left.step(np.maximum(ratios, 1e-10), np.arange(1, len(ratios) + 1) / len(ratios), label=f"rtol = {rtol:.0e}")
-    for family in dict.fromkeys(x.family for x in results):
+        shares = np.arange(1, len(ratios) + 1) / len(ratios)
+        left.step(np.maximum(ratios, 1e-10), shares, ls=ls, label=f"rtol = {rtol:.0e}")
+    for family, ls in zip(dict.fromkeys(x.family for x in results), styles, strict=False):
         ratios = np.sort([x.true / max(x.reported, FLOOR) for x in results if x.family == family])
-        right.step(np.maximum(ratios, 1e-10), np.arange(1, len(ratios) + 1) / len(ratios), label=family)
+        right.step(np.maximum(ratios, 1e-10), np.arange(1, len(ratios) + 1) / len(ratios), ls=ls, label=family)
     left.set(xlabel="true error / requested error", ylabel="share of states", xscale="log", xlim=(1e-10, 10.0))
     right.set(xlabel="true error / reported error", xscale="log", xlim=(1e-10, 10.0))
     for axes in (left, right):

@@ -172,22 +172,28 @@ def errors():
 def draw(costs, found, file):
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     steps = T_FINAL * np.array(STEPS_PER_UNIT)
-    looks = {"Euler, compiled": ("C1", "Euler-Maruyama"), "simulate_particles": ("C0", "simulate_particles")}
+    looks = {"Euler, compiled": ("C1", "s", "Euler-Maruyama"), "simulate_particles": ("C0", "o", "simulate_particles")}
     panels = (
         ("L2", slice(0, 2), "L2: worst error of R, Q"),
         ("L1", slice(0, 2), "L1: worst error of R, Q"),
         ("L1", slice(2, 3), f"L1: error of the mass in |w| < {NEAR_ZERO}, t = 8"),
     )
     for axis, (name, columns, title) in zip(axes, panels, strict=True):
-        for scheme, (colour, label) in looks.items():
+        for scheme, (colour, marker, label) in looks.items():
             seconds = 1e-3 * costs[name, 1, scheme] * steps
             error = found[name, scheme][:, columns].max(axis=1)
-            axis.loglog(seconds, error, "o-", color=colour, label=label)
+            axis.loglog(seconds, error, f"{marker}-", color=colour, label=label)
         # The slopes of the orders, through the first points.
-        for (scheme, (colour, _)), order in zip(looks.items(), (1, 2), strict=True):
+        for (scheme, (colour, _, _)), order in zip(looks.items(), (1, 2), strict=True):
             seconds = 1e-3 * costs[name, 1, scheme] * steps
             first = found[name, scheme][0, columns].max()
-            axis.loglog(seconds, first * (steps[0] / steps) ** order, ":", color=colour, label=f"order {order}")
+            axis.loglog(
+                seconds,
+                first * (steps[0] / steps) ** order,
+                (":", "--")[order - 1],
+                color=colour,
+                label=f"order {order}",
+            )
         axis.set(title=title, xlabel="CPU seconds per $10^6$ particles, $t \\leq 8$")
         ticks = (0.2, 0.5, 1.0, 2.0, 5.0)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

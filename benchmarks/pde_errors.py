@@ -72,19 +72,19 @@ def main(path):
     axes = figure.subplots(1, 2, sharey=True)
     print("| method | what | smallest | median | 95 % | below 1 |")
     print("|---|---|---|---|---|---|")
-    for method in METHODS:
+    for method, ls in zip(METHODS, ("-", "--", ":", "-."), strict=True):
         for ax, title, values in zip(axes, ("Q and R", "densities in L1"), ratios(method), strict=True):
             low, middle, high = np.min(values), np.median(values), np.quantile(values, 0.95)
             print(
                 f"| `{method!r}` | {title} | {low:.1f} | {middle:.0f} | {high:.0f} | {(values < 1).mean():.1%} |",
                 flush=True,
             )
-            ax.step(np.sort(values), np.linspace(0.0, 1.0, len(values)), label=repr(method), where="post")
+            ax.step(np.sort(values), np.linspace(0.0, 1.0, len(values)), ls=ls, label=repr(method), where="post")
             ax.set(xscale="log", title=title, xlabel="estimated error / true error")
     for ax in axes:
         ax.axvline(1.0, color="black", lw=0.8, ls=":")
-    axes[0].set_ylabel("share of the problems below")
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel("share of problems and times below")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(METHODS), fontsize=8)
     figure.savefig(path, dpi=150)
 
 

@@ -69,17 +69,26 @@ def draw(predicted, samples, path):
         top, bottom = axes[:, entry]
         top.fill_between(TIMES, -2 * spread[:, entry], 2 * spread[:, entry], alpha=0.25, lw=0, label="predicted, 2 sd")
         bottom.plot(TIMES, spread[:, entry], "k-", lw=1, label="predicted")
-        for (dimension, sample), color, side in zip(samples.items(), ("C0", "C1"), (-1, 1), strict=True):
+        looks = (("C0", "o", -1), ("C1", "s", 1))
+        for (dimension, sample), (color, marker, side) in zip(samples.items(), looks, strict=True):
             scaled = np.sqrt(dimension) * (sample[..., entry] - predicted.limit[:, None, entry])
             low, high = np.quantile(scaled, [stats.norm.cdf(-2.0), stats.norm.cdf(2.0)], axis=1)
-            top.vlines(TIMES + 0.012 * side, low, high, color=color, lw=2, label=f"runs, N = {dimension}")
-            top.plot(TIMES + 0.012 * side, scaled.mean(axis=1), "_", color=color)
+            top.vlines(
+                TIMES + 0.012 * side,
+                low,
+                high,
+                color=color,
+                lw=2,
+                label=f"95% of the runs and their mean, N = {dimension}",
+            )
+            top.plot(TIMES + 0.012 * side, scaled.mean(axis=1), marker, ms=3, mec="white", mew=0.5, color=color)
             measured, runs = scaled.std(axis=1, ddof=1), scaled.shape[1]
             bars = 2.0 * measured / np.sqrt(2.0 * runs)
-            bottom.errorbar(TIMES + 0.012 * side, measured, bars, fmt="o", ms=3, color=color, label=f"N = {dimension}")
+            label = f"N = {dimension}, 2 standard errors"
+            bottom.errorbar(TIMES + 0.012 * side, measured, bars, fmt=marker, ms=3, color=color, label=label)
         top.set_title(name)
         bottom.set_ylim(bottom=0.0)
-        bottom.set_xlabel("t")
+        bottom.set_xlabel("time t = step / N")
     axes[0, 0].set_ylabel(r"$\sqrt{N}$ (run - limit)")
     axes[1, 0].set_ylabel(r"$\sqrt{N}$ standard deviation")
     axes[1, 0].legend(fontsize="small", loc="lower right")

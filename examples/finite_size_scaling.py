@@ -79,15 +79,18 @@ def fit_power(values, errors, smallest=0):
 def draw(kind, found, errors, coordinates, path):
     figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
     line = np.geomspace(40, 2500, 50)
-    for entry, (name, color) in enumerate((("R", "C0"), ("Q", "C1"))):
+    for entry, (name, color, marker) in enumerate((("R", "C0", "o"), ("Q", "C1", "^"))):
         best, half, _ = fit_power(found[:, entry], errors[:, entry])
         bars = 2.0 * errors[:, entry]
-        axis.errorbar(DIMENSIONS, found[:, entry], bars, fmt="o", ms=4, color=color, label=f"{name}, chain")
-        axis.loglog(line, power(line, *best), color=color, lw=1, label=rf"slope {best[0]:.3f} $\pm$ {half:.3f}")
+        axis.errorbar(
+            DIMENSIONS, found[:, entry], bars, fmt=marker, ms=4, color=color, label=f"{name}, chain (2 standard errors)"
+        )
+        slope = rf"{name}, slope {best[0]:.3f} $\pm$ {half:.3f}"
+        axis.loglog(line, power(line, *best), color=color, lw=1, ls=("-", "--")[entry], label=slope)
         for dimension, (values, bars) in coordinates.items():
-            axis.errorbar(1.06 * dimension, values[entry], 2.0 * bars[entry], fmt="s", ms=5, mfc="none", color=color)
-    axis.plot([], [], "ks", mfc="none", label="all coordinates")
-    axis.set(xlabel="N", ylabel=f"{kind} at t = {TIME}")
+            axis.errorbar(1.06 * dimension, values[entry], 2.0 * bars[entry], fmt=marker, ms=6, mfc="none", color=color)
+    axis.plot([], [], "ko", mfc="none", label="all coordinates (hollow, set off to the right)")
+    axis.set(xlabel="dimension N", ylabel=f"{kind} at t = {TIME}")
     axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)

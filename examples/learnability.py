@@ -42,7 +42,7 @@ def main(folder):
         thresholds[correlation] = curves["Rademacher"][0].critical_variance
         axis.plot(VARIANCES, rates, color=color, label=f"{correlation:g}: {thresholds[correlation]:.3f}")
         axis.plot(thresholds[correlation], 0.0, "o", color=color, mec="white", ms=7, zorder=3)
-    axis.set_xlabel(r"$\langle c^2 \rangle$")
+    axis.set_xlabel(r"variance of the hidden variable, $\langle c^2 \rangle$")
     axis.set_ylabel("growth rate of $R$ at the uninformative state")
     axis.legend(title="correlation of the noise: critical value", fontsize="small")
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,12 +51,12 @@ def main(folder):
 
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     grid = np.linspace(-1.0, 1.0, 11)
-    for std in (0.25, 0.5, 1.0):
+    for std, marker in ((0.25, "o"), (0.5, "s"), (1.0, "^")):
         law = mv.hidden.Rademacher(1.0)
         critical = [mv.reduce(problem(c, law, std)).learnability().critical_variance for c in grid]
-        axis.plot(grid, critical, "o-", ms=3, label=f"{std:g}")
+        axis.plot(grid, critical, f"{marker}-", ms=4, label=f"{std:g}")
     axis.set_xlabel("correlation of the noise")
-    axis.set_ylabel(r"critical $\langle c^2 \rangle$")
+    axis.set_ylabel(r"critical variance of the hidden variable, $\langle c^2 \rangle$")
     axis.legend(title="standard deviation of the noise", fontsize="small")
     figure.savefig(folder / "critical_variance.png", dpi=120)
     plt.close(figure)

@@ -31,6 +31,12 @@ TIMES = np.linspace(0.0, 20.0, 11)
 FEATURES = (2, 20)
 RUNS = 64
 NAMES = ("theory", "synthetic", "whitened", "real")
+LOOKS = (
+    {"color": "black"},
+    {"color": "#0072B2", "marker": "o", "ms": 4, "linestyle": ":"},
+    {"color": "#E69F00", "marker": "^", "ms": 4, "linestyle": "--"},
+    {"color": "#009E73", "marker": "s", "ms": 4, "linestyle": "-."},
+)
 
 
 def whitened(data):
@@ -92,24 +98,24 @@ def draw_curves(results):
     figure, axes = plt.subplots(2, len(results), figsize=(9.0, 6.0), sharex=True, sharey="row", layout="constrained")
     for column, (k, (data, solutions)) in zip(axes.T, results.items(), strict=True):
         column[0].set_title(f"{k} features, background spread {data.spread:.2f}")
-        for name, solution in zip(NAMES, solutions, strict=True):
+        for name, look, solution in zip(NAMES, LOOKS, solutions, strict=True):
             curves = (solution.cosine_similarity[:, 0, 0], solution.loss)
             errors = (solution.cosine_similarity_stderr[:, 0, 0], solution.loss_stderr)
             for axis, curve, error in zip(column, curves, errors, strict=True):
-                style = {"color": "black"} if name == "theory" else {"marker": ".", "linestyle": ":"}
-                axis.errorbar(TIMES, curve, yerr=2.0 * error, label=name, **style)
-        column[1].set_xlabel("t = step / N")
+                bars = None if name == "theory" else 2.0 * error
+                axis.errorbar(TIMES, curve, yerr=bars, label=name, **look)
+        column[1].set_xlabel("time t = step / N")
     axes[0, 0].set_ylabel("cosine with feature 0")
     axes[1, 0].set_ylabel("training loss")
-    axes[0, 0].legend()
+    axes[0, 0].legend(title="bars: 2 standard errors", title_fontsize="small", fontsize="small")
     return figure
 
 
 def draw_data(results):
     """Draw the spectra of the backgrounds beside white noise, and the law of the first hidden variable."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
-    for k, (data, _) in results.items():
-        left.semilogy(np.arange(k, data.dimension) + 1, data.spectrum, ".", label=f"{k} features")
+    for (k, (data, _)), marker in zip(results.items(), (".", "^"), strict=True):
+        left.semilogy(np.arange(k, data.dimension) + 1, data.spectrum, marker, ms=5, label=f"{k} features")
     high, low = (1.0 + data.white_spread) ** 2, (1.0 - data.white_spread) ** 2
     left.axhspan(low, high, color="grey", alpha=0.3, label="white noise, as many samples")
     left.set(xlabel="principal direction", ylabel="variance of the background", ylim=(1e-5, 20.0))
@@ -119,7 +125,7 @@ def draw_data(results):
     right.hist(c, bins=40, density=True, color="tab:orange", alpha=0.6, label="projections of the samples")
     variance = c.var()
     right.plot(w, np.exp(-0.5 * w * w / variance) / np.sqrt(2.0 * np.pi * variance), "k", label="Gaussian")
-    right.set(xlabel="hidden variable of feature 0 (units of the background)", ylabel="density", ylim=(0.0, 0.16))
+    right.set(xlabel="hidden variable of feature 0 (units of the background)", ylabel="density", ylim=(0.0, 0.19))
     right.legend()
     return figure
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +71,35 @@ def function(field: str, value: object) -> Callable[..., Any]:
     if not callable(value):
         raise InvalidInput(field, value, "a function")
     return value
+
+
+def function_of(field: str, value: object, count: int, allowed: str) -> Callable[..., Any]:
+    """Return the value if it can be called with `count` arguments, as far as its signature tells."""
+    if not callable(value):
+        raise InvalidInput(field, value, allowed)
+    try:
+        inspect.signature(value).bind(*range(count))
+    except TypeError:
+        raise InvalidInput(field, value, allowed) from None
+    except ValueError:
+        pass  # some functions written in C do not tell
+    return value
+
+
+def path(field: str, value: object) -> Path:
+    """Return a path that is given as one or as text."""
+    if isinstance(value, (str, os.PathLike)) and (text := os.fspath(value)) and isinstance(text, str):
+        return Path(text)
+    raise InvalidInput(field, value, "a path, as text or Path")
+
+
+def output_file(field: str, value: object) -> Path:
+    """Return the path of a file that can be written, as far as folders tell."""
+    target = path(field, value)
+    folder = target.absolute().parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InvalidInput(field, str(target), "a file in an existing folder where files can be written")
+    return target
 
 
 def elementwise(field: str, f: object) -> Callable[[Array], Array]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 import mkvlasov as mv
+from mkvlasov import _checks
 from mkvlasov.configuration import DEFAULT_PROBLEM, ProblemFile, builtin_problems, builtin_text, read_problem_file
 from mkvlasov.errors import InvalidInput, MkvlasovError, UnsupportedError
 
@@ -75,7 +76,7 @@ def solve(context: click.Context, problem: str, method: str, output: str | None)
     PROBLEM.toml is a problem file or the name of a built-in problem.
     """
     if output is not None:
-        _check_output_file(output)
+        _checks.output_file("output", output)
     content = read_problem_file(problem)
     solution = _within_run(content, lambda: _solve(content, method))
     if output is None:
@@ -189,15 +190,6 @@ def _solve(content: ProblemFile, method: str) -> Solution:
     if method == "particles":
         return mv.simulate_particles(problem, initial, t_eval=t, particles=run.particles, runs=run.runs, rng=run.seed)
     return mv.simulate_sgd(problem, initial, t_eval=t, dimension=run.dimension, runs=run.runs, rng=run.seed)
-
-
-def _check_output_file(output: str) -> None:
-    """Raise `InvalidInput` before any work is done if the file cannot be written."""
-    path = Path(output)
-    allowed = "a file in an existing folder where files can be written"
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InvalidInput("output", output, allowed)
 
 
 def _table(solution: Solution) -> str:

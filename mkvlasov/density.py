@@ -34,16 +34,20 @@ class Density:
         Increasing points and the density there.
     weights : ndarray, shape (n,)
         Quadrature weights of the points: ``weights @ p`` is the mass. Trapezoidal if not given.
+    kinks : tuple of float
+        Points at which the density may bend, such as where phi has kinks; it is not smoothed there.
     """
 
     w: Array
     p: Array
     weights: Array
+    kinks: tuple[float, ...]
 
-    def __init__(self, w: Array, p: Array, weights: Array | None = None) -> None:
+    def __init__(self, w: Array, p: Array, weights: Array | None = None, kinks: tuple[float, ...] = ()) -> None:
         object.__setattr__(self, "w", w)
         object.__setattr__(self, "p", p)
         object.__setattr__(self, "weights", trapezoidal(w) if weights is None else weights)
+        object.__setattr__(self, "kinks", kinks)
 
     def mean_of(self, function: Callable[[Array], Array]) -> float:
         """Return the mean of a function of w, which takes and returns arrays of shape (n,)."""
@@ -69,7 +73,7 @@ class Density:
 
     @cached_property
     def _law(self) -> TabulatedLaw:
-        return TabulatedLaw(self.w, self.p, self.weights)
+        return TabulatedLaw(self.w, self.p, self.weights, kinks=self.kinks)
 
     def _pdf(self, w: Array) -> Array:
         return self._law.pdf(w)
@@ -133,9 +137,14 @@ def density_of_law(law: ConditionalLaw, w: Array | None) -> Density:
 
 def applied(function: Callable[[Array], Array], w: Array) -> Array:
     """Return a user's function at the points w (n,); a constant counts as a function."""
-    values = np.asarray(function(w), dtype=np.float64)
+    allowed = "a function from an array (n,) to finite numbers of the same shape"
+    given = _checks.function_of("function", function, 1, allowed)(w)
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput("function", function, allowed) from None
     if values.shape not in ((), w.shape) or not np.isfinite(values).all():
-        raise InvalidInput("function", function, "a function from an array (n,) to finite numbers of the same shape")
+        raise InvalidInput("function", function, allowed)
     return np.broadcast_to(values, w.shape)
 
 

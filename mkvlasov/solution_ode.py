@@ -66,7 +66,7 @@ class OdeSolution(Solution):
             One of the stored times.
         loading : float or array, shape (K,)
         w : array, shape (n,), optional
-            Where; by default 801 points that cover all components to a mass of 1e-15.
+            Where, increasing; by default 801 points that cover all components to a mass of 1e-15.
 
         Raises
         ------
@@ -80,4 +80,8 @@ class OdeSolution(Solution):
             raise InvalidInput("outputs", m, "1 (for more outputs use the law that law() gives)")
         if isinstance(law, GaussianMixture) and not law.is_smooth:
             raise InvalidInput("t", t, "a time at which the law has a density (here part of it is a point mass)")
-        return density_of_law(law, None if w is None else _checks.array("w", w, ndim=1))
+        if w is not None:
+            w = _checks.array("w", w, ndim=1)
+            if (np.diff(w) <= 0.0).any():
+                raise InvalidInput("w", w, "increasing weights")
+        return density_of_law(law, w)

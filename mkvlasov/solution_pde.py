@@ -90,7 +90,8 @@ class PdeEnd(Value):
 
     def conditional(self, loading: Array, problem: Problem) -> TabulatedLaw:
         density = self.solution.density(float(self.solution.t[-1]), loading)
-        return TabulatedLaw(density.w, density.p / float(density.weights @ density.p), density.weights)
+        p = density.p / float(density.weights @ density.p)
+        return TabulatedLaw(density.w, p, density.weights, kinks=density.kinks)
 
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
         return self.table.loading_nodes(problem, order)
@@ -176,5 +177,7 @@ class PdeSolution(Solution):
         near = matching(self.loading_points, a)
         if len(near):
             at = index, near[0]
-            return Density(self.nodes[at], self.densities[at], self.quadrature[at])
-        return self.method.density(self, t=float(self.t[index]), loading=a)
+            found = Density(self.nodes[at], self.densities[at], self.quadrature[at])
+        else:
+            found = self.method.density(self, t=float(self.t[index]), loading=a)
+        return Density(found.w, found.p, found.weights, self.problem.regularizer.kinks)

@@ -24,6 +24,7 @@ import scipy
 import tomli_w
 import xarray
 
+from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.configuration import from_table, problem_from_table, problem_to_table, to_toml
 from mkvlasov.errors import InvalidInput
@@ -152,7 +153,7 @@ def save(solution: Solution, path: str | Path) -> None:
     OSError
         If the file cannot be written.
     """
-    target = Path(path)
+    target = _checks.path("path", path)
     dataset = to_xarray(solution)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -187,6 +188,7 @@ def load(path: str | Path, *, problem: Problem | None = None, initial: InitialLa
     -----
     A stored problem may name functions, which are imported: load only files that you would also run.
     """
+    path = _checks.path("path", path)
     try:
         return _load(path, problem, initial)
     except (KeyError, TypeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
@@ -204,7 +206,8 @@ def _load(path: str | Path, problem: Problem | None, initial: InitialLaw | None)
         initial = _rebuild(law, arrays)
     if problem is None or initial is None:
         stored = _stored_problem(dataset, path, with_initial=initial is None)
-        problem, initial = problem or stored[0], initial or stored[1]
+        problem = stored[0] if problem is None else problem
+        initial = stored[1] if initial is None else initial
     check_initial(initial, problem)
     shape = arrays["R"].shape[1:]
     if shape != (problem.outputs, problem.n_features):

@@ -312,6 +312,15 @@ def _problem(**changes):
     return mv.Problem(**{**arguments, **changes})
 
 
+W = np.linspace(-5.0, 5.0, 41)
+BELL = np.exp(-0.5 * W * W) / math.sqrt(2.0 * math.pi)
+
+
+def _table(**changes):
+    arguments = {"loadings": [1.0, -1.0], "probabilities": [0.5, 0.5], "w": [W, W], "p": [BELL, BELL]}
+    return mv.initial.Tabulated(**{**arguments, **changes})
+
+
 # What can only go wrong in Python: (name of the field, what is called, part of the value, part of what is allowed).
 PYTHON_CASES = [
     ("hidden", lambda: _problem(hidden=None), "None", "mkvlasov.hidden"),
@@ -371,6 +380,18 @@ PYTHON_CASES = [
     ("initial.w", lambda: mv.initial.Point([[1.0]]), "[[1.0]]", "dimension"),
     ("initial.components", lambda: mv.initial.Mixture([1.0], 3), "3", "Gaussian or Point"),
     ("initial.components", lambda: mv.initial.Mixture([1.0], [mv.initial.Gaussian]), "Gaussian", "Gaussian or Point"),
+    ("initial.p", lambda: _table(p=[BELL, BELL * (1.0 + 3.0 * np.sin(8.0 * W))]), "array", "not negative"),
+    ("initial.quadrature", lambda: _table(quadrature=-np.ones((2, 41))), "-1.", ">= 0"),
+    ("initial.loadings", lambda: _table(loadings=[1.0, 1.0]), "[1.0, 1.0]", "that all differ"),
+    ("initial.start", lambda: mv.initial.Affine(0.5, [[1.0]], [[0.1]], [[0.1]]), "0.5", "mkvlasov.initial"),
+    ("initial.start", lambda: mv.initial.Affine(None, [[1.0]], [[0.1]], [[0.1]]), "None", "mkvlasov.initial"),
+    ("order", lambda: mv.methods.Collocation(order=4.0), "4.0", "an integer"),
+    ("order", lambda: mv.methods.Collocation(order=np.array([2, 4])), "array", "an integer"),
+    ("order", lambda: mv.methods.Collocation(order=3), "3", "2, 4 or 6"),
+    ("solution", lambda: mv.closure_defect(None), "None", "solve_pde"),
+    ("solution", lambda: mv.closure_defect([]), "[]", "solve_pde"),
+    ("path", lambda: mv.load(3), "3", "a path"),
+    ("path", lambda: mv.load(""), "''", "a path"),
     ("problem file", lambda: mv.read_problem(3), "3", "a path"),
     ("path", lambda: mv.load(__file__), "test_bad_input.py", "Solution.save"),
 ]
@@ -417,6 +438,7 @@ ROUTE_CASES = [
     ([mv.solve_pde], "method", "FiniteVolumes", "a method from mkvlasov.methods"),
     ([mv.solve_pde], "method", mv.methods.FiniteVolumes, "a method from mkvlasov.methods"),
     ([mv.solve_pde], "loading_order", 0, ">= 2"),
+    ([mv.solve_pde], "loading_order", 10**9, "<= 20000"),
     (SIMULATIONS, "runs", 0, ">= 1"),
     (SIMULATIONS, "rng", "x", "an integer"),
     (SIMULATIONS, "rng", -1, ">= 0"),
@@ -432,6 +454,15 @@ ROUTE_CASES = [
     ([mv.simulate_sgd], "exact_overlaps", "yes", "True or False"),
     ([mv.simulate_sgd], "loss_batches", 0, ">= 1"),
     ([mv.simulate_sgd], "t_eval", [0.0, 1e300], "steps"),
+    ([mv.simulate_sgd], "observables", np.zeros(3), "a mapping"),
+    ([mv.simulate_sgd], "callback", object, "a function of t, Q and R"),
+    ([mv.simulate_sgd], "checkpoint", 3, "a path"),
+    ([mv.simulate_sgd], "checkpoint", b"run.npz", "a path"),
+    ([mv.simulate_sgd], "checkpoint", "", "a path"),
+    ([mv.simulate_sgd], "checkpoint", "/nowhere/run.npz", "an existing folder"),
+    ([mv.simulate_sgd], "checkpoint", __file__ + "/run.npz", "an existing folder"),
+    ([mv.simulate_sgd], "checkpoint", __file__, "a checkpoint of simulate_sgd"),
+    ([mv.simulate_sgd], "checkpoint_every", "often", "a finite number"),
 ]
 
 
@@ -473,3 +504,100 @@ def test_times_of_a_figure_that_are_no_list_of_times_are_named(times):
     ode = mv.solve_ode(FINE["problem"], FINE["initial"], t_eval=[0.0, 0.1])
     with pytest.raises(mv.InvalidInput, match=r"^times: got "):
         ode.plot_density(times=times)
+
+
+@pytest.mark.parametrize("content", ["array", "list", "empty"])
+def test_a_file_of_numpy_that_is_no_checkpoint_is_named(content, tmp_path):
+    path = tmp_path / "run.npz"
+    with path.open("wb") as file:
+        if content == "array":
+            np.save(file, np.zeros(3))
+        else:
+            np.savez(file, content=np.array({"list": "[1, 2]", "empty": "{}"}[content]))
+    with pytest.raises(mv.InvalidInput, match=r"^checkpoint: got .*a checkpoint of simulate_sgd"):
+        mv.simulate_sgd(**FINE, **SMALL[mv.simulate_sgd], checkpoint=path)
+
+
+def test_a_callback_of_one_argument_or_with_an_unclear_answer_is_named():
+    for callback, allowed in ((lambda t: False, "of t, Q and R"), (lambda t, Q, R: np.zeros(3), "true or false")):
+        with pytest.raises(mv.InvalidInput, match=rf"^callback: got .*{allowed}"):
+            mv.simulate_sgd(**FINE, **SMALL[mv.simulate_sgd], callback=callback)
+
+
+def test_an_observable_that_takes_one_argument_is_named_before_any_work():
+    with pytest.raises(mv.InvalidInput, match=r"^observables\['size'\]: got .*a function of W and U"):
+        mv.simulate_sgd(**FINE, **SMALL[mv.simulate_sgd], observables={"size": lambda W: 1.0})
+
+
+def test_the_dimension_beside_data_is_one_integer():
+    data = mv.from_data(np.random.default_rng(0).standard_normal((200, 12)), n_features=1)
+    problem = data.problem(activation="tanh", learning_rate=0.4)
+    for dimension in (np.array([12, 12]), 12.0):
+        with pytest.raises(mv.InvalidInput, match=r"^dimension: got "):
+            mv.simulate_sgd(problem, mv.initial.Gaussian(1.0, 0.3), t_eval=[0.1], data=data, dimension=dimension)
+
+
+def test_several_states_or_a_bad_name_or_range_are_refused_by_the_analysis():
+    system = mv.reduce(_problem(regularizer=mv.regularizers.L2(0.3)))
+    with pytest.raises(mv.InvalidInput, match=r"^point: got .*not several"):
+        system.stability((np.ones((3, 1, 1)), np.zeros((3, 1, 2))))
+    with pytest.raises(mv.InvalidInput, match=r"^name: got "):
+        system.learnability().critical_values(np.zeros(2))
+    with pytest.raises(mv.InvalidInput, match=r"^bounds: got \(-2, 2\)"):
+        system.learnability().critical_values("batch_size", bounds=(-2, 2))
+
+
+def test_the_closure_defect_of_particles_asks_for_snapshots():
+    problem, initial = mv.read_problem("sparse")
+    particles = mv.simulate_particles(problem, initial, t_eval=[0.0, 0.1], particles=100, runs=2, progress=False)
+    with pytest.raises(mv.InvalidInput, match=r"^solution: got .*with snapshots"):
+        mv.closure_defect(particles)
+
+
+@pytest.mark.parametrize("function", [None, "w", 3.0, object, lambda: 1.0, lambda w: "x"])
+def test_what_is_no_function_of_the_weight_has_no_mean(function):
+    ode = mv.solve_ode(FINE["problem"], FINE["initial"], t_eval=[0.0, 0.1])
+    sgd = mv.simulate_sgd(**FINE, **SMALL[mv.simulate_sgd], snapshots=[0.1])
+    for density in (ode.density(0.1, [1.0, 0.0]), sgd.histogram(0.1)):
+        with pytest.raises(mv.InvalidInput, match=r"^function: got "):
+            density.mean_of(function)
+    with pytest.raises(mv.InvalidInput, match=r"^w: got .*increasing"):
+        ode.density(0.1, [1.0, 0.0], w=[2.0, 1.0])
+
+
+def test_a_solution_is_saved_and_loaded_by_a_path_and_with_a_problem(tmp_path):
+    ode = mv.solve_ode(FINE["problem"], FINE["initial"], t_eval=[0.0, 0.1])
+    for path in (None, 3, ""):
+        with pytest.raises(mv.InvalidInput, match=r"^path: got "):
+            ode.save(path)
+    ode.save(tmp_path / "run.nc")
+    for name in ("problem", "initial"):
+        for value in (0, [], np.zeros(2)):
+            with pytest.raises(mv.InvalidInput, match=f"^{name}: got "):
+                mv.load(tmp_path / "run.nc", **{name: value})
+
+
+def test_what_is_no_solution_is_not_drawn(tmp_path):
+    ode = mv.solve_ode(FINE["problem"], FINE["initial"], t_eval=[0.0, 0.1])
+    one = mv.solve_ode(_problem(hidden=mv.hidden.Rademacher(4.0)), mv.initial.Gaussian(1.0, 0.3), t_eval=[0.0, 0.1])
+    for bad in (None, [], (), "ode", ode, [None], {"ode": ode}, np.zeros(3), [ode, 3], [ode, one]):
+        for draw in (
+            mv.plot_solutions,
+            lambda given: mv.plot_densities(given, [0.1]),
+            lambda given: mv.animate_density(given, tmp_path / "film.gif"),
+        ):
+            with pytest.raises(mv.InvalidInput, match=r"^solutions: got "):
+                draw(bad)
+        if bad is not ode:
+            with pytest.raises(mv.InvalidInput, match=r"^solution: got "):
+                mv.plot_density_map(bad)
+    for path in (None, 3, b"film.gif"):
+        with pytest.raises(mv.InvalidInput, match=r"^path: got "):
+            ode.animate_density(path)
+
+
+def test_a_time_without_snapshot_gives_no_empty_panel():
+    for snapshots in (None, [0.1]):
+        sgd = mv.simulate_sgd(**FINE, **SMALL[mv.simulate_sgd], snapshots=snapshots)
+        with pytest.raises(mv.InvalidInput, match=r"^times: got 0\.05"):
+            sgd.plot_density([0.05])

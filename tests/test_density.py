@@ -191,3 +191,29 @@ def test_the_density_between_the_points_is_that_of_the_law():
     middle = np.array([-1.3, 0.1, 0.7])
     np.testing.assert_allclose(density.pdf(middle), np.exp(-0.5 * middle**2) / np.sqrt(2.0 * np.pi), atol=1e-4)
     assert (density.pdf([-7.0, 7.0]) == 0.0).all()
+
+
+def test_a_cusp_on_a_node_is_not_rounded_off():
+    """A Laplace law on coarse points, with the cusp known and not; the rest is the error of the mass by trapezoids."""
+    w = np.linspace(-6.0, 6.0, 49)
+    between = np.linspace(-1.0, 1.0, 203)
+    sharp, round_ = (Density(w, 0.5 * np.exp(-np.abs(w)), kinks=kinks) for kinks in ((0.0,), ()))
+    errors = [np.abs(each.pdf(between) - 0.5 * np.exp(-np.abs(between))).max() for each in (sharp, round_)]
+    assert errors[0] < 4e-3 < 1e-2 < errors[1]
+    law = TabulatedLaw(w, 0.5 * np.exp(-np.abs(w)), trapezoidal(w), kinks=(0.0,))
+    moved = law.affine(np.array([[-2.0]]), np.array([1.0]), np.zeros((1, 1)))
+    np.testing.assert_allclose(moved.pdf(1.0 - 2.0 * between), 0.5 * law.pdf(between), atol=1e-9)
+
+
+def test_the_density_of_the_pde_has_a_cusp_at_the_kink_of_l1():
+    problem = mv.Problem(
+        hidden=mv.hidden.Rademacher(4.0), activation="tanh", learning_rate=0.5, regularizer=mv.regularizers.L1(1.0),
+        augmentation=mv.augmentations.GaussianNoise(0.4), loadings=mv.loadings.Sparse(0.25),
+    )  # fmt: skip
+    late = mv.solve_pde(problem, mv.initial.Gaussian(Q=1.0, R=0.7), t_eval=[0.0, 100.0], progress=False)
+    density = late.density(100.0, 0.0)
+    beside = density.pdf([0.0, 0.001, 0.002, 0.004, 0.008])
+    slopes = -np.diff(np.log(beside)) / np.array([0.001, 0.001, 0.002, 0.004])
+    np.testing.assert_allclose(slopes, slopes[-1], rtol=0.05)
+    from_there = late.final.conditional(np.zeros(1), problem)
+    np.testing.assert_allclose(from_there.pdf(np.array([0.001])), beside[1], rtol=1e-3)

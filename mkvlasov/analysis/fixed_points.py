@@ -192,6 +192,8 @@ def stability(problem: Problem, point: FixedPoint | tuple[ArrayLike, ArrayLike])
         Q, R = point.Q, point.R
     elif isinstance(point, tuple) and len(point) == 2:
         Q, R = _checks.overlaps(*point, problem.outputs, problem.n_features)
+        if Q.ndim > 2:
+            raise InvalidInput("point", point, "one pair (Q, R), not several")
     else:
         raise InvalidInput("point", point, "a FixedPoint, or a pair (Q, R)")
     closed, tau = ClosedRates(problem, accuracy(problem)), constant_rate(problem)

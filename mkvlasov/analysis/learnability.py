@@ -381,7 +381,7 @@ def _existing(problem: Problem, name: str, value: float, mode: Array) -> float:
 
 
 def _bounds(problem: Problem, name: str, bounds: tuple[float, float] | None) -> tuple[float, float]:
-    if name == "batch_size":
+    if isinstance(name, str) and name == "batch_size":
         loss = problem.loss
         if isinstance(loss, Covariance) and (loss.centered or (loss.decorrelation and problem.outputs > 1)):
             raise UnsupportedError("batch_size: the samples of a batch interact, so that only integers have a meaning")
@@ -396,4 +396,6 @@ def _bounds(problem: Problem, name: str, bounds: tuple[float, float] | None) -> 
     low, high = _checks.array("bounds", bounds, shape=(2,))
     if not low < high:
         raise InvalidInput("bounds", bounds, "two increasing numbers")
+    if name == "batch_size" and low <= 0.0:
+        raise InvalidInput("bounds", bounds, "two increasing numbers > 0")
     return float(low), float(high)

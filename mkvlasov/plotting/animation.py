@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.plotting.densities import density_artist, route_handle
 from mkvlasov.plotting.distributions import interval_masses, reach, times_of
+from mkvlasov.plotting.given import several_solutions
 from mkvlasov.plotting.loadings import LoadingGroup, shown_groups
 from mkvlasov.plotting.style import house_style
 from mkvlasov.solution import Solution
@@ -51,7 +51,8 @@ def animate_density(
     -------
     Path
     """
-    target = Path(path)
+    solutions = several_solutions(solutions)
+    target = _checks.path("path", path)
     seconds = _checks.number("seconds", seconds, minimum=0.0, exclusive=True)
     writer = _writer(target)
     times = _common_times(solutions)
@@ -133,9 +134,7 @@ def _writer(target: Path) -> type[PillowWriter] | type[FFMpegWriter]:
     kinds: dict[str, type[PillowWriter] | type[FFMpegWriter]] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
     if target.suffix not in kinds:
         raise InvalidInput("path", str(target), "a file name that ends in .gif or .mp4")
-    folder = target.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InvalidInput("path", str(target), "a file in an existing folder where files can be written")
+    _checks.output_file("path", target)
     if not kinds[target.suffix].isAvailable():
         raise UnsupportedError("animate_density: MP4 files need the program ffmpeg, which is not installed; use .gif")
     return kinds[target.suffix]

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mkvlasov._typing import Array
-from mkvlasov.plotting.style import PALETTE, ROUTE_LABELS, house_style
+from mkvlasov.plotting.style import ROUTE_LABELS, entry_colors, house_style
+from mkvlasov.plotting.trajectories import name_at_the_end
 
 if TYPE_CHECKING:
     from mkvlasov.reduction.closure_defect import ClosureDefect
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 def plot_closure_defect(found: ClosureDefect) -> Figure:
     """Draw the moments of phi' beside those of the nearest L2 problem, the errors of the rates, and both trajectories.
 
-    The colour tells the entry; lines are the solution, dashes the L2 problem: in the first two rows at the overlaps of
-    the solution, in the last along its own trajectory.
+    The colour tells the entry, named in the last row; lines are the solution, dashes the L2 problem: in the first two
+    rows at the overlaps of the solution, in the last along its own trajectory.
 
     Parameters
     ----------
@@ -48,10 +49,9 @@ def plot_closure_defect(found: ClosureDefect) -> Figure:
             column[2].set_ylabel(f"${name}$")
             column[2].set_xlabel("time $t$ = step / $N$")
             if len(entries) > 1:
-                column[2].legend(handles=[
-                    Line2D([], [], color=_color(n), label=f"${name}_{{{j + 1},{i + 1}}}$")
-                    for n, (j, i) in enumerate(entries)
-                ])  # fmt: skip
+                labels = [f"${name}_{{{j + 1},{i + 1}}}$" for j, i in entries]
+                last = [float(overlap[-1, j, i]) for j, i in entries]
+                name_at_the_end(column[2], labels, last, entry_colors(len(entries)))
         route = ROUTE_LABELS[found.solution.route]
         handles = [
             Line2D(
@@ -65,12 +65,8 @@ def plot_closure_defect(found: ClosureDefect) -> Figure:
 
 def _pairs(ax: Axes, t: Array, values: Array, other_t: Array, others: Array, entries: list[tuple[int, int]]) -> None:
     """Draw every entry of the solution as a line and that of the L2 problem dashed, the difference shaded."""
-    for n, (j, i) in enumerate(entries):
-        reached = len(other_t)
-        ax.plot(t, values[:, j, i], color=_color(n), lw=2.2)
-        ax.plot(other_t, others[:, j, i], color=_color(n), lw=1.4, ls=(0, (4, 2)))
-        ax.fill_between(other_t, values[:reached, j, i], others[:, j, i], color=_color(n), alpha=0.15, lw=0.0)
-
-
-def _color(n: int) -> str:
-    return PALETTE[n % len(PALETTE)]
+    reached = len(other_t)
+    for color, (j, i) in zip(entry_colors(len(entries)), entries, strict=True):
+        ax.plot(t, values[:, j, i], color=color, lw=2.2)
+        ax.plot(other_t, others[:, j, i], color=color, lw=1.4, ls=(0, (4, 2)))
+        ax.fill_between(other_t, values[:reached, j, i], others[:, j, i], color=color, alpha=0.15, lw=0.0)

@@ -13,12 +13,17 @@ from matplotlib.patches import StepPatch
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array
-from mkvlasov.plotting.loadings import LoadingGroup, loading_groups
+from mkvlasov.errors import InvalidInput
+from mkvlasov.plotting.given import several_solutions
+from mkvlasov.plotting.loadings import LoadingGroup, holds_some, loading_groups
 from mkvlasov.plotting.style import PALETTE, ROUTE_LABELS, house_style
 from mkvlasov.solution import Solution
 from mkvlasov.solution_ode import OdeSolution
 from mkvlasov.solution_pde import PdeSolution
 from mkvlasov.solution_runs import RunsSolution
+
+_LETTERS = 28
+"""Labels of more letters than fit beside a panel are set smaller."""
 
 _HIDDEN_TAIL = 1e-6
 """Mass on either side that no figure shows."""
@@ -37,8 +42,17 @@ def plot_densities(solutions: Sequence[Solution], times: Sequence[float]) -> Fig
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        For a time at which no solution knows densities.
     """
+    solutions = several_solutions(solutions)
     wanted = _checks.array("times", times, ndim=1, minimum=0.0).tolist()
+    for t in wanted:
+        if not any(_knows(solution, t) for solution in solutions):
+            raise InvalidInput("times", t, "times at which a solution knows densities (simulations: snapshots=[...])")
     groups = loading_groups(solutions[0])
     rows = [(group, output) for group in groups for output in range(solutions[0].problem.outputs)]
     with house_style():
@@ -50,10 +64,14 @@ def plot_densities(solutions: Sequence[Solution], times: Sequence[float]) -> Fig
                 if i == 0:
                     axes[i, j].set_title(f"$t = {t:.4g}$")
             name = f"output {output + 1}\n" if solutions[0].problem.outputs > 1 else ""
-            axes[i, 0].set_ylabel(f"{name}{group.label}\ndensity $p(w\\,|\\,a)$")
+            size = min(10.0, 10.0 * _LETTERS / len(group.label.replace("\\", "")))
+            axes[i, 0].set_ylabel(f"{name}{group.label}\ndensity $p(w\\,|\\,a)$", size=size)
         for ax in axes[-1]:
             ax.set_xlabel("weight $w$")
         handles = [route_handle(s) for s in solutions]
+        for handle, solution in zip(handles, solutions, strict=True):
+            if solution.route == "sgd":
+                handle.set_label("SGD (bars: standard errors)")
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         return figure
 
@@ -76,11 +94,22 @@ def _snapshot(ax: Axes, solutions: Sequence[Solution], t: float, group: LoadingG
         low, high = min(r[0] for r in reach), max(r[1] for r in reach)
         margin = 0.05 * (high - low)
         ax.set_xlim(low - margin, high + margin)
+    else:
+        ax.text(0.5, 0.5, "no density", transform=ax.transAxes, ha="center", va="center", color="#555555")
+        ax.set(xticks=[], yticks=[])
     ax.set_ylim(bottom=0.0)
 
 
+def _knows(solution: Solution, t: float) -> bool:
+    """Return whether a simulation has a snapshot at a time; the other routes know all stored times, and say so."""
+    if not isinstance(solution, RunsSolution):
+        return True
+    stored = solution.snapshots.t
+    return bool(len(stored) and np.abs(stored - t).min() <= 1e-9 * max(1.0, t))
+
+
 def _histogram(ax: Axes, solution: RunsSolution, t: float, group: LoadingGroup, output: int) -> Array | None:
-    if not len(solution.snapshots.t) or np.abs(solution.snapshots.t - t).min() > 1e-9 * max(1.0, t):
+    if not (_knows(solution, t) and holds_some(solution, group)):
         return None
     count = solution.histogram(t, group.selection, bins=1, output=output).count
     # Rice's rule: as many bins as show the shape without showing the counting noise.

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput
 from mkvlasov.plotting.distributions import interval_masses, reach, times_of
+from mkvlasov.plotting.given import one_solution
 from mkvlasov.plotting.loadings import shown_groups
 from mkvlasov.plotting.style import ROUTE_LABELS, house_style
 from mkvlasov.solution import Solution
@@ -37,7 +38,7 @@ def plot_density_map(solution: Solution, loadings: ArrayLike | None = None) -> F
     -------
     matplotlib.figure.Figure
     """
-    times = times_of(solution)
+    times = times_of(one_solution(solution))
     if len(times) < 2:
         raise InvalidInput("solution", times.tolist(), "a solution with densities at two or more times")
     groups = shown_groups(solution, loadings)
@@ -63,9 +64,11 @@ def plot_density_map(solution: Solution, loadings: ArrayLike | None = None) -> F
             name = f"output {output + 1}, " if solution.problem.outputs > 1 else ""
             ax.set_title(f"{name}{group.label}", loc="left")
             ax.set_ylabel("weight $w$")
-            figure.colorbar(image, ax=ax, label="density $p(w\\,|\\,a)$")
+            ticks = _ticks(float(shown.max()))
+            bar = figure.colorbar(image, ax=ax, label="density $p(w\\,|\\,a)$", ticks=ticks)
+            bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks])
         axes[-1].set_xlabel("time $t$ = step / $N$")
-        figure.suptitle(ROUTE_LABELS[solution.route], fontsize=10.0)
+        figure.suptitle(f"densities over time: {ROUTE_LABELS[solution.route]}", fontsize=10.0)
         return figure
 
 
@@ -73,3 +76,10 @@ def _around(times: Array) -> Array:
     """Return edges around the times, half-way between them."""
     middles = 0.5 * (times[1:] + times[:-1])
     return np.concatenate([times[:1], middles, times[-1:]])
+
+
+def _ticks(top: float) -> list[float]:
+    """Return numbers with one digit at about equal distances in the colours, from zero to the largest density."""
+    wanted = top * np.array([0.25, 0.5, 0.75, 1.0]) ** (1.0 / _POWER)
+    digit = 10.0 ** np.floor(np.log10(wanted))
+    return [0.0, *(np.floor(wanted / digit) * digit).tolist()]

@@ -11,6 +11,7 @@ from mkvlasov._typing import Array
 from mkvlasov.errors import InvalidInput
 from mkvlasov.plotting.densities import plot_densities
 from mkvlasov.plotting.distributions import times_of
+from mkvlasov.plotting.loadings import holds_some, loading_groups
 from mkvlasov.plotting.maps import plot_density_map
 from mkvlasov.plotting.trajectories import plot_solutions
 from mkvlasov.solution import Solution
@@ -45,7 +46,7 @@ def save_figures(solution: Solution, folder: str | Path, *, name: str) -> list[P
         times = np.zeros(0)  # a simulation without snapshots has its order parameters to show
     if len(times):
         figures["densities"] = plot_densities([solution], _spread(times))
-    if len(times) > 1:
+    if len(times) > 1 and any(holds_some(solution, group) for group in loading_groups(solution)):
         figures["density_map"] = plot_density_map(solution)
     paths = []
     for kind, figure in figures.items():

@@ -33,6 +33,14 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
+def entry_colors(n: int) -> list[str]:
+    """Return n colours that all differ: the palette, or for more a scale from dark to light."""
+    if n <= len(PALETTE):
+        return list(PALETTE[:n])
+    scale = mpl.colormaps["viridis"]
+    return [mpl.colors.to_hex(scale(0.85 * i / (n - 1))) for i in range(n)]
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Apply the look inside a `with` block, leaving the user's own settings alone outside it."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mkvlasov.problem.initial import InitialLaw
 
 
+_MOST_NEGATIVE = 0.1
+"""Negative mass of a density beyond which it is none."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Affine(Value):
     """A row is w = A w_0 + C a + N(0, P), with w_0 from another law: where the closed equations lead.
@@ -40,6 +44,10 @@ class Affine(Value):
     P: Array
 
     def __post_init__(self) -> None:
+        from mkvlasov.problem.initial import InitialLaw  # which knows this module
+
+        if isinstance(self.start, type) or not isinstance(self.start, InitialLaw):
+            raise InvalidInput("initial.start", self.start, "a law from mkvlasov.initial")
         put = object.__setattr__
         put(self, "A", _checks.array("initial.A", self.A, ndim=2))
         put(self, "C", _checks.array("initial.C", self.C, shape=(len(self.A), None)))
@@ -88,10 +96,11 @@ class Tabulated(Value):
     probabilities : array, shape (L,)
         Positive, summing to one, with E[a a^T] = identity to 1e-6.
     w, p : arrays, shape (L, n)
-        For every loading increasing nodes and the density there.
+        For every loading increasing nodes and the density there; of its mass 0.1 at most may be negative, as
+        accurate methods leave it.
     quadrature : array, shape (L, n), optional
-        Weights with which the density is summed; those of the trapezoidal rule by default. The mass of every density
-        must be one to 1e-3; it is then made exactly one.
+        Weights >= 0 with which the density is summed; those of the trapezoidal rule by default. The mass of every
+        density must be one to 1e-3; it is then made exactly one.
     """
 
     loadings: Array
@@ -118,12 +127,17 @@ class Tabulated(Value):
         if quadrature is None:
             rule = np.array([trapezoidal(row) for row in nodes])
         else:
-            rule = _checks.array("initial.quadrature", quadrature, shape=nodes.shape)
+            rule = _checks.array("initial.quadrature", quadrature, shape=nodes.shape, minimum=0.0)
+        lacking = float(-(rule * np.minimum(density, 0.0)).sum(axis=1).min())
+        if lacking > _MOST_NEGATIVE:
+            raise InvalidInput("initial.p", p, f"densities that are not negative (here the mass {-lacking:.3g} is)")
         mass = (rule * density).sum(axis=1, keepdims=True)
         if np.abs(mass - 1.0).max() > 1e-3:
             raise InvalidInput(
                 "initial.p", p, f"densities of mass one (here {mass[:, 0].min():.6g} to {mass[:, 0].max():.6g})"
             )
+        if len(np.unique(points, axis=0)) < len(points):
+            raise InvalidInput("initial.loadings", loadings, "loadings that all differ")
         put(self, "loadings", points)
         put(self, "probabilities", _checks.probabilities("initial.probabilities", probabilities, len(points)))
         check_identity("initial.loadings", points, self.probabilities)

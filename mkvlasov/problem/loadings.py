@@ -67,6 +67,7 @@ class Gaussian(_AnyDimension):
         return rng.standard_normal((n, n_features))
 
     def nodes(self, n_features: int, order: int) -> LoadingNodes:
+        _check_count(order, n_features)
         x, weights = special.roots_hermitenorm(order)
         return _product(x, weights / weights.sum(), n_features)
 
@@ -215,11 +216,15 @@ MOST_NODES = 20_000
 """Product rules with more points than this are too many densities for one PDE."""
 
 
-def _product(atoms: Array, weights: Array, n_features: int) -> LoadingNodes:
-    if len(atoms) ** n_features > MOST_NODES:
+def _check_count(values: int, n_features: int) -> None:
+    if values**n_features > MOST_NODES:
         raise UnsupportedError(
-            f"loadings: {len(atoms)} values in each of {n_features} features make more than {MOST_NODES} loadings; "
+            f"loadings: {values} values in each of {n_features} features make more than {MOST_NODES} loadings; "
             "take fewer features, a Discrete law, or a simulation"
         )
+
+
+def _product(atoms: Array, weights: Array, n_features: int) -> LoadingNodes:
+    _check_count(len(atoms), n_features)
     points = np.array(list(product(atoms, repeat=n_features)), dtype=np.float64)
     return LoadingNodes(points, np.array([np.prod(ws) for ws in product(weights, repeat=n_features)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ _NEGLIGIBLE = 1e-8
 """Gaps between nodes do not matter where the density is below this share of its peak."""
 _WIDE_NOISE = 1.0
 """Noise of so many gaps between nodes is resolved by them: to 1e-8 if uniform, to 1e-5 in elements of degree 8."""
+_ON_NODE = 1e-12
+"""Distance up to which a kink is on a node."""
 _PIECES = 8
 """Linear pieces of the interpolant between two nodes."""
 
@@ -49,12 +52,15 @@ class TabulatedLaw(Value):
         Increasing nodes, density there, quadrature weights.
     noise : float
         Standard deviation of the noise.
+    kinks : tuple of float
+        Where the density may bend: at those that are nodes, the splines of the two sides have slopes of their own.
     """
 
     w: Array
     p: Array
     weights: Array
     noise: float = 0.0
+    kinks: tuple[float, ...] = ()
 
     @cached_property
     def mass(self) -> float:
@@ -83,7 +89,8 @@ class TabulatedLaw(Value):
             return GaussianMixture(np.ones(1), shift[None], np.array([[[noise**2]]]))
         order = slice(None) if scale > 0.0 else slice(None, None, -1)
         w, p, weights = scale * self.w + shift, self.p / abs(scale), self.weights * abs(scale)
-        return TabulatedLaw(w[order], p[order], weights[order], noise)
+        kinks = tuple(scale * kink + float(shift[0]) for kink in self.kinks)
+        return TabulatedLaw(w[order], p[order], weights[order], noise, kinks)
 
     def marginal(self, output: int) -> TabulatedLaw:
         """Return the law itself, which has one output."""
@@ -125,11 +132,17 @@ class TabulatedLaw(Value):
 
     @cached_property
     def _curve(self) -> PPoly:
-        from scipy.interpolate import CubicHermiteSpline, CubicSpline  # take a while to load
+        from scipy.interpolate import CubicHermiteSpline, CubicSpline, PPoly  # take a while to load
 
         p = np.maximum(self.p, 0.0)
-        slopes = _limited(CubicSpline(self.w, p)(self.w, 1), self.w, p)
-        curve = CubicHermiteSpline(self.w, p, slopes)
+        bends = [i for kink in self.kinks for i in np.flatnonzero(np.abs(self.w - kink) <= _ON_NODE)]
+        ends = [0, *sorted({int(i) for i in bends if 0 < i < len(p) - 1}), len(p) - 1]
+        pieces = []
+        for first, last in pairwise(ends):
+            w, here = self.w[first : last + 1], p[first : last + 1]
+            slopes = _limited(CubicSpline(w, here)(w, 1), w, here)
+            pieces.append(CubicHermiteSpline(w, here, slopes).c)
+        curve = PPoly(np.concatenate(pieces, axis=1), self.w)
         curve.c = curve.c * (self.mass / float(curve.integrate(self.w[0], self.w[-1])))
         return curve
 

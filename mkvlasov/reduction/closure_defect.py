@@ -128,8 +128,8 @@ def closure_defect(solution: Solution) -> ClosureDefect:
     -----
     docs/theory.md, section 4.
     """
-    problem = solution.problem
     t, R, Q, gradient_a, gradient_w = _moments(solution)
+    problem = solution.problem
     if len(t) < _FEWEST_TIMES or t[0] != 0.0:
         raise InvalidInput(
             "solution", t.tolist(), f"a solution with {_FEWEST_TIMES} or more times, the first of them 0"
@@ -170,7 +170,7 @@ def _moments(solution: Solution) -> tuple[Array, Array, Array, Array, Array]:
     """Return t, E[w a^T], E[w w^T], E[phi'(w) a^T] and the symmetric part of E[phi'(w) w^T]."""
     if isinstance(solution, PdeSolution):
         return (solution.t, *along_densities(solution))
-    if isinstance(solution, ParticleSolution):
+    if isinstance(solution, ParticleSolution) and len(solution.snapshots.t):
         w, a = solution.snapshots.weights, solution.snapshots.loadings
         Q, R = overlaps(w, a)
         slope = np.swapaxes(solution.problem.regularizer.gradient(w), -1, -2) / w.shape[-2]

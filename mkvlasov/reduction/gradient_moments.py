@@ -59,4 +59,7 @@ def _distribution(solution: PdeSolution, w: float) -> Array:
     """Return the distribution function of every density at w, shape (T, L)."""
     at = np.array([w])
     tables = zip(solution.nodes, solution.densities, solution.quadrature, strict=True)
-    return np.array([[TabulatedLaw(*law).cdf(at)[0] for law in zip(*rows, strict=True)] for rows in tables])
+    kinks = solution.problem.regularizer.kinks
+    return np.array(
+        [[TabulatedLaw(*law, kinks=kinks).cdf(at)[0] for law in zip(*rows, strict=True)] for rows in tables]
+    )

@@ -68,7 +68,7 @@ class Collocation:
     points: int = 400
 
     def __post_init__(self) -> None:
-        if self.order not in (2, 4, 6):
+        if _checks.integer("order", self.order, minimum=2, maximum=6) % 2:
             raise InvalidInput("order", self.order, "2, 4 or 6")
         object.__setattr__(self, "points", _checks.integer("points", self.points, minimum=40))
 

@@ -11,6 +11,7 @@ from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.problem.conditional import ConditionalLaw, GaussianMixture
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.initial import InitialLaw, check_initial
+from mkvlasov.problem.loadings import MOST_NODES
 from mkvlasov.solution import Status
 from mkvlasov.solution_pde import PdeSolution
 from mkvlasov.solvers.pde.elements.method import SpectralElements
@@ -96,7 +97,7 @@ def solve_pde(
     rtol = _checks.number("rtol", rtol, minimum=1e-10, maximum=0.1)
     progress = _checks.flag("progress", progress)
     if loading_order is not None:
-        loading_order = _checks.integer("loading_order", loading_order, minimum=2)
+        loading_order = _checks.integer("loading_order", loading_order, minimum=2, maximum=MOST_NODES)
     limit = LimitCoefficients(problem, rtol=min(1e-6, 0.01 * rtol))
     Q, R = initial.overlaps(problem)
     largest = LARGEST_GROWTH * max(1.0, float(Q[0, 0]))

@@ -58,12 +58,7 @@ class Checkpoint:
         """
         if not self.path.exists():
             return False
-        try:
-            with np.load(self.path, allow_pickle=False) as stored:
-                content = json.loads(str(stored["content"]))
-                arrays = {name: stored[name] for name in stored.files if name != "content"}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InvalidInput("checkpoint", str(self.path), f"a checkpoint of simulate_sgd ({error})") from error
+        content, arrays = self._read()
         self._compare(content)
         progress.step, progress.stopped = content["step"], float(content["stopped"])
         for part in fields(progress.record):
@@ -109,6 +104,22 @@ class Checkpoint:
         finally:
             temporary.unlink(missing_ok=True)
         self._last = time.monotonic()
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the description and the arrays of the file."""
+        try:
+            with self.path.open("rb") as file:
+                if file.read(2) != b"PK":
+                    raise ValueError("it is another kind of file")
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as stored:
+                    content = json.loads(str(stored["content"]))
+                    arrays = {name: stored[name] for name in stored.files if name != "content"}
+            if not isinstance(content, dict) or not {"format", "identity"} <= content.keys():
+                raise ValueError("it holds something else")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InvalidInput("checkpoint", str(self.path), f"a checkpoint of simulate_sgd ({error})") from error
+        return content, arrays
 
     def _compare(self, content: dict[str, Any]) -> None:
         if content["format"] != _FORMAT:

@@ -113,7 +113,7 @@ def _march(
                 _observe(plan, blocks, progress, int(index))
             if len(outputs) and callback is not None:
                 t, index = stop / plan.dimension, outputs[0]
-                if callback(t, record.Q[index].copy(), record.R[index].copy()):
+                if _says_stop(callback(t, record.Q[index].copy(), record.R[index].copy())):
                     progress.stopped = t
             done = stop == plan.last_step or math.isfinite(progress.stopped) or np.isfinite(record.diverged).all()
             if save is not None and (done or (stop % blocks[0].chunk == 0 and save.is_due)):
@@ -171,6 +171,14 @@ def _observe(plan: Plan, blocks: list[Block], progress: Progress, index: int) ->
         if progress.observables[name].shape[1:] != stacked.shape:
             raise InvalidInput(f"observables[{name!r}]", plan.observables[name], "arrays of one shape at all times")
         progress.observables[name][index] = stacked
+
+
+def _says_stop(value: Any) -> bool:
+    """Return whether a callback returned something true; an array is neither."""
+    try:
+        return bool(value)
+    except ValueError:
+        raise InvalidInput("callback", value, "a function that returns something true or false") from None
 
 
 def _observed(name: str, value: Any) -> Array:

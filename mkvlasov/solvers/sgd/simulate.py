@@ -171,10 +171,11 @@ def simulate_sgd(
     kept = snapshot_times(snapshots, float(t[-1]))
     workers = worker_count(workers)
     dtype = _checks.choice("dtype", dtype, ["float64", "float32"])
+    recorded = _observables(observables)
     weights_used = {
         "dtype='float32'": dtype == "float32",
         "snapshots": len(kept) > 0,
-        "observables": bool(observables),
+        "observables": len(recorded) > 0,
         "callback": callback is not None,
         "checkpoint": checkpoint is not None,
     }
@@ -192,7 +193,7 @@ def simulate_sgd(
         loss_batches=_checks.integer("loss_batches", loss_batches, minimum=1),
         output_steps=np.rint(t * dimension).astype(np.int64),
         snapshot_steps=np.rint(kept * dimension).astype(np.int64),
-        observables=_observables(observables),
+        observables=recorded,
         proximal=_is_proximal(problem, regularizer_step, dimension),
         dtype=np.dtype(dtype),
         data=data,
@@ -201,15 +202,13 @@ def simulate_sgd(
     if device is not None:
         check_device(device)
     if callback is not None:
-        _checks.function("callback", callback)
+        _checks.function_of("callback", callback, 3, "a function of t, Q and R")
+    every = _checks.number("checkpoint_every", checkpoint_every, minimum=0.0)
     seed = _checks.seed_sequence("rng", rng)
     saved = None
     if checkpoint is not None:
-        saved = Checkpoint(
-            Path(checkpoint),
-            _checks.number("checkpoint_every", checkpoint_every, minimum=0.0),
-            _identity(plan, t, seed, runs, method),
-        )
+        file = _checks.output_file("checkpoint", checkpoint)
+        saved = Checkpoint(file, every, _identity(plan, t, seed, runs, method))
     started = time.perf_counter()
     found = _run(plan, seed.spawn(runs), method, workers=workers, bar=progress, callback=callback, checkpoint=saved)
     spent = time.perf_counter() - started
@@ -278,7 +277,7 @@ def _dimension(problem: Problem, dimension: int | None, data: DataModel | None) 
         raise InvalidInput("data", data, "what mkvlasov.from_data returns")
     data.check(problem)
     n = data.dimension
-    if dimension not in (None, n):
+    if dimension is not None and _checks.integer("dimension", dimension, minimum=1) != n:
         raise InvalidInput("dimension", dimension, f"{n}, the dimension of the data (or leave it out)")
     return _checks.integer("dimension (of the data)", n, minimum=least)
 
@@ -306,7 +305,7 @@ def _observables(given: Mapping[str, Observable] | None) -> dict[str, Observable
     for name, function in given.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise InvalidInput("observables", given, f"{allowed}; a name is letters, digits and underscores")
-        _checks.function(f"observables[{name!r}]", function)
+        _checks.function_of(f"observables[{name!r}]", function, 2, "a function of W and U")
     return dict(given)
 
 
