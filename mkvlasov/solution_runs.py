@@ -89,9 +89,12 @@ class Histogram:
 
     def quantile(self, q: ArrayLike) -> Array:
         """Return the weights with the fractions q of the mass of the bins to their left; linear within a bin."""
-        fractions = fractions_of("q", q)
-        filled = np.concatenate([[True], self.density > 0.0])
-        return np.asarray(np.interp(fractions * self._cumulative[-1], self._cumulative[filled], self.edges[filled]))
+        reached = fractions_of("q", q) * self._cumulative[-1]
+        # The first bin that gets so far is never an empty one.
+        bins = np.clip(np.searchsorted(self._cumulative, reached) - 1, 0, len(self.density) - 1)
+        height = self.density[bins]
+        inside = np.divide(reached - self._cumulative[bins], height, out=np.zeros_like(reached), where=height > 0.0)
+        return self.edges[bins] + inside
 
     def mass(self, low: float, high: float) -> float:
         """Return the mass between two weights; with edges there (``bins=[low, high]``) it has the error of its bin."""

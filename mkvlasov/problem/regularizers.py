@@ -27,6 +27,10 @@ class Regularizer(Protocol):
         """Values of an entry where phi' jumps."""
 
     @property
+    def bends(self) -> tuple[float, ...]:
+        """Values of an entry where phi' bends: phi'' jumps, but phi' does not."""
+
+    @property
     def linear_strength(self) -> float | None:
         """kappa if phi'(w) = kappa w exactly (then the moments close), else None."""
 
@@ -49,6 +53,10 @@ class _Base(Value):
 
     @property
     def kinks(self) -> tuple[float, ...]:
+        return ()
+
+    @property
+    def bends(self) -> tuple[float, ...]:
         return ()
 
     @property
@@ -176,6 +184,10 @@ class Huber(_Base):
         object.__setattr__(self, "strength", _checks.number("regularizer.strength", self.strength, minimum=0.0))
         delta = _checks.array("regularizer.delta", self.delta, ndim=0, minimum=0.0, exclusive=True)
         object.__setattr__(self, "delta", float(delta))
+
+    @property
+    def bends(self) -> tuple[float, ...]:
+        return (-self.delta, self.delta) if self.strength else ()
 
     @property
     def linear_strength(self) -> float | None:

@@ -158,12 +158,14 @@ class TabulatedLaw(Value):
     def _blurred(self, w: Array, *, order: int) -> Array:
         """Return the density (order 1) or distribution function (2) of the table with the noise.
 
-        Where the noise is wide beside the gaps between the nodes, by the quadrature of the table, as accurate as that.
+        Where the noise is wide beside the gaps between the nodes, and the table does not end with a jump, by the
+        quadrature of the table, as accurate as that.
         Else the interpolant is taken piecewise linearly on finer nodes: a sum of ramps that start there, and steps at
         the ends, each integrated in closed form.
         """
+        ends_smoothly = max(self.p[0], self.p[-1]) <= _JUMP * self.p.max()
         dense = np.maximum(self.p[:-1], self.p[1:]) > _NEGLIGIBLE * self.p.max()
-        if self.noise >= _WIDE_NOISE * np.diff(self.w)[dense].max():
+        if ends_smoothly and self.noise >= _WIDE_NOISE * np.diff(self.w)[dense].max():
             x = (w[:, None] - self.w) / self.noise
             kernel = special.ndtr(x) if order == 2 else np.exp(-0.5 * x * x) / (np.sqrt(2.0 * np.pi) * self.noise)
             return kernel @ (self.weights * self.p)

@@ -11,8 +11,8 @@ from mkvlasov.problem import activations, augmentations, hidden, initial, loadin
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solvers.ode import solve_ode
 from mkvlasov.solvers.pde import elements_solve
-from mkvlasov.solvers.pde.elements_march import DIFFUSION, ERROR, LINEAR, TILT
-from mkvlasov.solvers.pde.elements_rates import CoupledTable, PythonRates
+from mkvlasov.solvers.pde.elements.march import DIFFUSION, ERROR, LINEAR, TILT
+from mkvlasov.solvers.pde.elements.rates import CoupledTable, PythonRates
 from mkvlasov.solvers.pde.methods import FiniteVolumes, SpectralElements
 from mkvlasov.solvers.pde.solve import solve_pde
 

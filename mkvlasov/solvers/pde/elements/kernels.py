@@ -34,7 +34,7 @@ class Mesh(NamedTuple):
     left, width : ndarray, shape (E,)
         In the coordinates x of the loading.
     level, number, piece : ndarray of int, shape (E,)
-        The element is number `number` of those that halving `level` times gives on a piece between kinks.
+        The element is number `number` of those that halving `level` times gives on a piece between breaks.
     slope : ndarray, shape (E, n)
         phi' at the nodes, from inside the element.
     """

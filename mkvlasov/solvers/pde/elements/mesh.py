@@ -62,7 +62,7 @@ def initial_elements(
     basis: Basis,
     laws: Sequence[LineLaw],
     frame: Array,
-    kinks: tuple[float, ...],
+    breaks: tuple[float, ...],
     limits: Array,
 ) -> tuple[Mesh, Array]:
     """Return elements fine enough for the densities of the laws, and their nodal values.
@@ -76,14 +76,14 @@ def initial_elements(
     laws : sequence of L laws of w
     frame : ndarray, shape (L, 2)
         Coordinates: w = shift + scale x.
-    kinks : tuple of float
+    breaks : tuple of float
         Values of w at which elements must end.
     limits : ndarray, shape (L,)
         Largest error indicator of an element.
     """
     parts, values = [], []
     for law, (shift, scale), limit in zip(laws, frame, limits, strict=True):
-        pieces, p = _fitted(basis, law, shift, scale, kinks, _SAFE * limit)
+        pieces, p = _fitted(basis, law, shift, scale, breaks, _SAFE * limit)
         parts.append(pieces)
         values.append(p)
     first = np.concatenate([[0], np.cumsum([len(part.left) for part in parts])])
@@ -99,34 +99,34 @@ def initial_elements(
     return mesh, np.concatenate(values)
 
 
-def _roots(low: float, high: float, kinks: Sequence[float]) -> _Pieces:
-    """Return elements of about equal width that cover [low, high] and, where there are several, all kinks.
+def _roots(low: float, high: float, breaks: Sequence[float]) -> _Pieces:
+    """Return elements of about equal width that cover [low, high] and, where there are several, all breaks.
 
-    Elements are counted from a kink, near or far, so that one ends there whenever they come to reach so far.
+    Elements are counted from a point, near or far, so that one ends there whenever they come to reach so far.
     """
-    if len(kinks) > 1:
-        low, high = min(low, kinks[0]), max(high, kinks[-1])
+    if len(breaks) > 1:
+        low, high = min(low, breaks[0]), max(high, breaks[-1])
     width = (high - low) / _ROOTS
-    origin = kinks[0] if kinks else 0.5 * (low + high)
-    last = kinks[-1] if kinks else origin
+    origin = breaks[0] if breaks else 0.5 * (low + high)
+    last = breaks[-1] if breaks else origin
     left, right = int(np.floor((low - origin) / width)), int(np.ceil((high - last) / width))
     if origin == last:
         rows = [(origin + width * i, width, i, 0) for i in range(left, right)]
     else:
         rows = [(origin + width * i, width, i, 0) for i in range(left, 0)]
-        for number, (a, b) in enumerate(pairwise(kinks)):
+        for number, (a, b) in enumerate(pairwise(breaks)):
             count = int(np.ceil((b - a) / width))
             rows += [(a + (b - a) / count * i, (b - a) / count, i, number + 1) for i in range(count)]
-        rows += [(last + width * i, width, i, len(kinks)) for i in range(right)]
+        rows += [(last + width * i, width, i, len(breaks)) for i in range(right)]
     lefts, widths, index, piece = (np.array(column) for column in zip(*rows, strict=True))
     return _Pieces(lefts, widths, np.zeros(len(lefts), np.int64), index, piece)
 
 
 def _fitted(
-    basis: Basis, law: LineLaw, shift: float, scale: float, kinks: tuple[float, ...], limit: float
+    basis: Basis, law: LineLaw, shift: float, scale: float, breaks: tuple[float, ...], limit: float
 ) -> tuple[_Pieces, Array]:
     low, high = ((end - shift) / scale for end in law.ends(TAIL))
-    waiting = _roots(low, high, [(kink - shift) / scale for kink in kinks])
+    waiting = _roots(low, high, [(point - shift) / scale for point in breaks])
     done: list[tuple[_Pieces, Array]] = []
     for depth in range(_DEEPEST + 1):
         x = waiting.left[:, None] + 0.5 * waiting.width[:, None] * (1.0 + basis.nodes)
@@ -163,7 +163,7 @@ def _mass(basis: Basis, width: Array, p: Array) -> float:
 
 
 def slopes(regularizer: Regularizer, basis: Basis, mesh: Mesh) -> Array:
-    """Return phi' at the nodes of elements at rest, shape (E, n), at kinks from inside the element."""
+    """Return phi' at the nodes of elements at rest, shape (E, n), at breaks from inside the element."""
     # Evaluated a hair inside the element: at its ends phi' may jump.
     inside = np.clip(basis.nodes, -1.0 + 1e-9, 1.0 - 1e-9)
     w = mesh.left[:, None] + 0.5 * mesh.width[:, None] * (1.0 + inside)

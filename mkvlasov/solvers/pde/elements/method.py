@@ -15,7 +15,7 @@ from mkvlasov.solvers.pde.task import Task
 class SpectralElements:
     """Polynomials on elements that are halved and joined as the densities ask for; L-stable steps of order four.
 
-    Elements end at the kinks of phi, and are adapted, in size and number, to the tolerance: to the spike that forms at
+    Elements end where phi' jumps or bends, and are adapted, in size and number, to the tolerance: to the spike that forms at
     a kink, to densities that move, narrow or spread. Gauss-Lobatto nodes make the mass matrix diagonal, mass is
     conserved to rounding, and for an affine drift the moments obey the closed equations exactly. Without a regularizer
     or with a quadratic one, coordinates move and stretch with the densities. Stages take their coefficients from

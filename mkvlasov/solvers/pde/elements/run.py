@@ -136,9 +136,11 @@ def run(
         equations.regularizer.linear_strength is not None,
         equations.largest,
     )
-    kinks = tuple(equations.regularizer.kinks)
+    regularizer = equations.regularizer
+    # The third derivative of a density jumps where phi'' does.
+    breaks = tuple(sorted({*regularizer.kinks, *regularizer.bends}))
     frame = _first_frame(laws, settings.moving)
-    mesh, p = initial_elements(basis, laws, frame, kinks, settings.limits)
+    mesh, p = initial_elements(basis, laws, frame, breaks, settings.limits)
     mesh = _sloped(equations, basis, mesh, settings.moving)
     y = order_parameters(moments(basis, mesh, frame, p), loadings, weights)
     now = equations.rates.evaluate(np.array([start]), y[None])
