@@ -242,7 +242,8 @@ def main() -> None:
                         go(count)
                         shortest[name][i] = min(shortest[name][i], clock() - begin)
             # Fixed costs of a call, such as drawing a start, are taken off by the difference of two lengths.
-            best = {name: max(long - short, 1e-9) for name, (short, long) in shortest.items()}
+            gaps = {name: long - short for name, (short, long) in shortest.items()}
+            best = {name: gap if gap > 0.0 else math.nan for name, gap in gaps.items()}  # below what the clock resolves
             print(f"\nm = {m}, B = {batch}, N = {n}, {runs} runs, {2 * steps} steps, {arguments.threads} thread(s)")
             for name, seconds in best.items():
                 rate = runs * 2 * steps * n / seconds

@@ -94,7 +94,7 @@ class Histogram:
         bins = np.clip(np.searchsorted(self._cumulative, reached) - 1, 0, len(self.density) - 1)
         height = self.density[bins]
         inside = np.divide(reached - self._cumulative[bins], height, out=np.zeros_like(reached), where=height > 0.0)
-        return self.edges[bins] + inside
+        return np.minimum(self.edges[bins] + inside, self.edges[bins + 1])
 
     def mass(self, low: float, high: float) -> float:
         """Return the mass between two weights; with edges there (``bins=[low, high]``) it has the error of its bin."""

@@ -125,6 +125,16 @@ def test_l1_spike_is_resolved_and_moments_are_within_their_error_of_a_finer_run(
     assert np.diff(pde.nodes[-1, 0])[zero[0]] < pde.coefficients.diffusion[-1] / (0.5 * 0.5) / 4
 
 
+def test_gaussian_loadings_are_not_refined_for_the_noise_of_their_meshes():
+    setting = problem(regularizer=regularizers.L1(0.3), loadings=loadings.Gaussian())
+    start, t = initial.Gaussian(1.0, [0.5]), [1.0, 3.0]
+    volumes = solve_pde(setting, start, t_eval=t, method=FiniteVolumes(200), progress=False)
+    finer = solve_pde(setting, start, t_eval=t, method=SpectralElements(), rtol=1e-6, progress=False)
+    assert len(volumes.loading_weights) <= 2 * len(finer.loading_weights)
+    assert (np.abs(volumes.Q - finer.Q) <= volumes.Q_error + finer.Q_error).all()
+    assert (np.abs(volumes.R - finer.R) <= volumes.R_error + finer.R_error).all()
+
+
 def test_meshes_follow_growing_weights():
     setting = problem(regularizer=None, activation="relu", learning_rate=0.2, loadings=loadings.Rademacher())
     pde = solve_pde(setting, initial.Gaussian(1.0, [0.5]), t_eval=[0.0, 1.5], method=FiniteVolumes(100))

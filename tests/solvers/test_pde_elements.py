@@ -10,8 +10,8 @@ from mkvlasov.errors import InvalidInput
 from mkvlasov.problem import activations, augmentations, hidden, initial, loadings, regularizers, schedules
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.solvers.ode import solve_ode
-from mkvlasov.solvers.pde import elements_solve
-from mkvlasov.solvers.pde.elements.march import DIFFUSION, ERROR, LINEAR, TILT
+from mkvlasov.solvers.pde.elements import solve as elements_solve
+from mkvlasov.solvers.pde.elements.march import DIFFUSION, ERROR, LINEAR, TAU, TILT
 from mkvlasov.solvers.pde.elements.rates import CoupledTable, PythonRates
 from mkvlasov.solvers.pde.methods import FiniteVolumes, SpectralElements
 from mkvlasov.solvers.pde.solve import solve_pde
@@ -158,6 +158,13 @@ def test_errors_fall_with_the_tolerance_and_are_not_underestimated(regularizer):
         assert found.density_error.max() < 20 * rtol
 
 
+def test_elements_end_where_the_second_derivative_of_the_regularizer_jumps():
+    """There the third derivative of the density jumps, which no polynomial follows: errors would stop to fall."""
+    solution = solve(problem(regularizer=regularizers.Huber(0.5, 0.3)), GAUSSIAN, [2.0])
+    for nodes in solution.nodes[0]:
+        assert {-0.3, 0.3} <= set(nodes[:: SpectralElements().degree].tolist())
+
+
 def test_coefficients_in_python_give_what_compiled_ones_give():
     def value(h):
         return np.tanh(h)
@@ -174,7 +181,7 @@ def test_coefficients_in_python_give_what_compiled_ones_give():
 
 
 def test_errors_of_the_coefficients_are_counted(monkeypatch):
-    """Coefficients that are all 1% off, and say so, move the solution by no more than the errors say."""
+    """G, H and Lambda that are all 1% off, and say so, move the solution by no more than the errors say."""
     exact = solve_ode(problem(), GAUSSIAN, t_eval=[1.0, 3.0])
 
     def disturbed(setting, limit, largest):
@@ -182,7 +189,8 @@ def test_errors_of_the_coefficients_are_counted(monkeypatch):
 
         def evaluate(times, y):
             rates = table(times, y)
-            rates[:, LINEAR] *= 0.99
+            decay = setting.regularizer.linear_strength * rates[:, TAU]  # is known exactly
+            rates[:, LINEAR] = decay + 0.99 * (rates[:, LINEAR] - decay)
             rates[:, DIFFUSION] *= 1.01
             rates[:, TILT:] *= 1.01
             rates[:, ERROR] = 0.01
