@@ -15,12 +15,12 @@ from mkvlasov.solvers.pde.task import Task
 class SpectralElements:
     """Polynomials on elements that are halved and joined as the densities ask for; L-stable steps of order four.
 
-    Elements end where phi' jumps or bends, and are adapted, in size and number, to the tolerance: to the spike that forms at
-    a kink, to densities that move, narrow or spread. Gauss-Lobatto nodes make the mass matrix diagonal, mass is
-    conserved to rounding, and for an affine drift the moments obey the closed equations exactly. Without a regularizer
-    or with a quadratic one, coordinates move and stretch with the densities. Stages take their coefficients from
-    extrapolated overlaps, so a step needs no iteration. A second run, to a tolerance six times looser, gives the error
-    estimate.
+    Elements end where phi' jumps or bends, and are adapted, in size and number, to the tolerance: to the spike that
+    forms at a kink, to densities that move, narrow or spread. Gauss-Lobatto nodes make the mass matrix diagonal, mass
+    is conserved to rounding, and for an affine drift the moments obey the closed equations exactly. Without a
+    regularizer or with a quadratic one, coordinates move and stretch with the densities. Stages take their
+    coefficients from extrapolated overlaps, so a step needs no iteration. A second run, to a tolerance six times
+    looser, gives the error estimate.
 
     Not positive: densities may go below zero by about their error (``stats["smallest_density"]`` says how far).
 
