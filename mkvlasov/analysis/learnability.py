@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from mkvlasov.limit.moments import sphere_rate
 from mkvlasov.problem.contrastive import Problem
 from mkvlasov.problem.losses import Covariance
 from mkvlasov.problem.parameters import parameter, with_parameter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DECADES = 6
 _PER_DECADE = 8
@@ -125,6 +129,12 @@ class CriticalValues:
     growth_rates: Array
     without_state: Array
     jumps: Array
+
+    def plot(self) -> Figure:
+        """Draw the growth rates over the parameter, with their zeros and jumps."""
+        from mkvlasov.plotting.learnability import plot_critical_values
+
+        return plot_critical_values(self)
 
     def __str__(self) -> str:
         found = ", ".join(f"{v:.8g} +- {e:.1g}" for v, e in zip(self.values, self.errors, strict=True))

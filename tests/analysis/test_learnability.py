@@ -7,6 +7,8 @@ import pytest
 from scipy.optimize import brentq
 
 import mkvlasov as mv
+from mkvlasov.analysis.learnability import CriticalValues
+from mkvlasov.plotting.style import PALETTE
 from mkvlasov.problem.parameters import with_parameter
 
 PAPER, _ = mv.read_problem("contrastive")
@@ -209,3 +211,24 @@ def test_bad_parameters_are_named(name, bounds):
 def test_features_that_do_not_exist_are_named():
     with pytest.raises(mv.InvalidInput, match=r"^feature: got 2"):
         mv.reduce(PAPER).learnability(2)
+
+
+def test_the_figure_marks_zeros_and_draws_no_line_across_jumps_and_gaps():
+    grid, lost = np.linspace(0.0, 4.0, 9), np.array([3.0, 3.5])
+    known = grid[~np.isin(grid, lost)]
+    rates = np.where(known < 1.75, known - 1.0, 0.5 - known)
+    found = CriticalValues(
+        "some.parameter", np.array([1.0]), np.array([1e-9]), known, rates, lost, jumps=np.array([1.75])
+    )
+    (axes,) = found.plot().axes
+    curves = [line.get_xdata() for line in axes.lines if line.get_color() == PALETTE[0]]
+    shown = np.concatenate(curves)
+    np.testing.assert_array_equal(np.sort(shown), known)
+    for curve in curves:
+        assert len(curve) < 2 or np.diff(curve).max() == 0.5
+        assert not (curve[0] < 1.75 < curve[-1])
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [tuple(mark.get_xydata()[0]) for mark in marks] == [(1.0, 0.0)]
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["no uninformative state", "jump: the uninformative state changes", "critical value 1"]
+    assert axes.get_xlabel() == "some.parameter"
