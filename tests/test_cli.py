@@ -237,7 +237,9 @@ def test_a_solution_that_stopped_short_ends_with_status_one(run, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and pipes as on Unix")
 def test_the_installed_program_can_be_interrupted_and_piped(tmp_path):
-    program = [sys.executable, "-c", "from mkvlasov.cli import main; main()"]
+    # Jobs in the background of a shell inherit that interrupts are ignored.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = [sys.executable, "-c", heed + "from mkvlasov.cli import main; main()"]
     listing = subprocess.run(f"{sys.executable} -c 'from mkvlasov.cli import main; main()' examples contrastive | true",
                              shell=True, capture_output=True, text=True, check=False)  # fmt: skip
     assert listing.stderr == ""
@@ -256,6 +258,9 @@ def test_the_installed_program_can_be_interrupted_and_piped(tmp_path):
         with contextlib.suppress(subprocess.TimeoutExpired):
             out, err = started.communicate(timeout=15)
             break
+    else:
+        started.kill()
+        pytest.fail("interrupts were not heeded")
     assert (started.returncode, out, err) == (130, "", "mkvlasov: interrupted\n")
 
 
