@@ -172,7 +172,7 @@ def learnability(problem: Problem, feature: int = 0) -> Learnability:
     tau = constant_rate(problem)
     closed = ClosedRates(problem, accuracy(problem))
     feature = _checks.integer("feature", feature, minimum=0, maximum=problem.n_features - 1)
-    variances, modes = _modes(problem)
+    variances, modes = variance_modes(problem)
     state = _Uninformative.of(closed, tau)
     variance = float(variances[feature])
     error = state.error_at(variance)
@@ -201,7 +201,7 @@ def critical_values(
     """
     feature = _checks.integer("feature", feature, minimum=0, maximum=problem.n_features - 1)
     constant_rate(problem)
-    mode = _modes(problem)[1][:, feature]
+    mode = variance_modes(problem)[1][:, feature]
     low, high = _bounds(problem, name, bounds)
     grid = np.geomspace(low, high, _GRID) if low > 0.0 else np.linspace(low, high, _GRID)
     known = [_growth_at(problem, name, value, mode) for value in grid]
@@ -353,7 +353,7 @@ def _slopes_of_q(closed: ClosedRates, x: Array, tau: float, moving: npt.NDArray[
     return (change[:, moving] / steps[:, moving].max(axis=1, keepdims=True)).T
 
 
-def _modes(problem: Problem) -> tuple[Array, Array]:
+def variance_modes(problem: Problem) -> tuple[Array, Array]:
     """Return variances (K,) and unit vectors (K, K) in columns: features themselves if they are uncorrelated."""
     covariance = problem.hidden.covariance
     diagonal = np.diagonal(covariance)
@@ -373,7 +373,7 @@ def _growth_at(problem: Problem, name: str, value: float, mode: Array) -> tuple[
         varied = replace(problem, batch_size=1, learning_rate=problem.rate(0.0) / value)
     else:
         varied = with_parameter(problem, name, value)
-    variances, modes = _modes(varied)
+    variances, modes = variance_modes(varied)
     variance = float(variances[np.abs(mode @ modes).argmax()])
     try:
         state = _Uninformative.of(ClosedRates(varied, accuracy(problem)), varied.rate(0.0))

@@ -8,6 +8,7 @@ so that no stencil leaves the admissible states.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -108,14 +109,25 @@ class ClosedRates:
         return self.unit(x).at(tau)
 
     def jacobian(self, x: Array, tau: Array | float) -> Derivative:
-        """Return J_ij = d(dx_i/dt) / dx_j, shape (..., d, d), at states x (..., d) for learning rates tau (...).
+        """Return J_ij = d(dx_i/dt) / dx_j, shape (..., d, d), at states x (..., d) for learning rates tau (...)."""
+        rates = np.broadcast_to(np.asarray(tau, dtype=np.float64), x.shape[:-1]).ravel()
+        return self.derivative(lambda states: self.rates(states, rates[:, None, None]), x)
+
+    def derivative(self, function: Callable[[Array], Array], x: Array) -> Derivative:
+        """Return the derivative of a function of the state by its entries, shape (..., n, d), at states x (..., d).
 
         The error is the difference to a rule of two orders less: above the truncation error of the result, and
-        above what noise of the coefficients does. An error that all coefficients nearby share is not seen.
+        above what noise of the function does. An error that all values nearby share is not seen.
+
+        Parameters
+        ----------
+        function : callable
+            Maps stacked states (s, i, j, d), s counting the states in `x`, to values (s, i, j, n), smooth where
+            Q - R R^T is positive.
+        x : ndarray, shape (..., d)
         """
         lead, d = x.shape[:-1], x.shape[-1]
         flat = x.reshape(-1, d)
-        rates = np.broadcast_to(np.asarray(tau, dtype=np.float64), lead).ravel()
         Q, R = self.entries.unpack(flat)
         scale = np.abs(np.diagonal(Q, axis1=-2, axis2=-1)).max(axis=-1)
         scale = np.where(scale > 0.0, scale, 1.0)
@@ -127,7 +139,7 @@ class ClosedRates:
         step_r = _STEP * np.sqrt(scale)
         states = [self._along_r(P, R, step_r), self._along_p(P, R, step_p, inner)]
         stencils = np.concatenate(states, axis=1)  # (S, d directions, points, d)
-        values = self.rates(stencils, rates[:, None, None])
+        values = function(stencils)
         central, forward = _weights(_CENTRAL, 1), _weights(_FORWARD, 1)
         n = self.entries.overlaps
         parts = []
@@ -137,7 +149,7 @@ class ClosedRates:
             by_p = np.einsum("sp,sjpi->sij", used, values[:, n:]) / step_p[:, None, None]
             parts.append(self._assemble(R, by_r, by_p))
         fine, coarse = parts
-        shape = (*lead, d, d)
+        shape = (*lead, values.shape[-1], d)
         return Derivative(fine.reshape(shape), np.abs(fine - coarse).reshape(shape))
 
     def half_curvature(self, x: Array, tau: Array | float, covariance: Array) -> Derivative:
@@ -231,15 +243,22 @@ def parameter_derivative(problem: Problem, name: str, x: Array, t: float = 0.0, 
         If the name is not a number of this problem, or cannot be varied.
     ClosureError
     """
-    value = np.asarray(parameter(problem, name), dtype=np.float64)
-    closed = ClosedRates(problem, rtol)
-    if name == "learning_rate":
-        unit = closed.unit(x)
+    if name == "learning_rate" and problem.rate_is_constant:
+        unit = ClosedRates(problem, rtol).unit(x)
         slope = unit.drift + 2.0 * problem.rate(t) * unit.diffusion
         return Derivative(slope, np.zeros_like(slope))
+    return along_parameter(problem, name, lambda p: ClosedRates(p, rtol).rates(x, p.rate(t)))
+
+
+def along_parameter(problem: Problem, name: str, function: Callable[[Problem], Array]) -> Derivative:
+    """Return the derivative of any function of a problem, array (...), with respect to one of its parameters.
+
+    At the end of the range of the parameter it is the one-sided one; `InvalidInput` as in `parameter_derivative`.
+    """
+    value = np.asarray(parameter(problem, name), dtype=np.float64)
     step = _STEP * float(np.abs(value).max() or 1.0)
     offsets, problems = _varied(problem, name, value, step)
-    f = np.array([ClosedRates(p, rtol).rates(x, p.rate(t)) for p in problems])
+    f = np.array([function(p) for p in problems])
     fine, coarse = (np.tensordot(weights, f, 1) / step for weights in _weights(offsets, 1))
     return Derivative(fine, np.abs(fine - coarse))
 
