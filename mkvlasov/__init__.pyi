@@ -1,3 +1,6 @@
+from .analysis import goals as goals
+from .analysis.search import SearchResult as SearchResult
+from .analysis.search import search as search
 from .configuration import builtin_problems as builtin_problems
 from .configuration import read_problem as read_problem
 from .data import DataModel as DataModel

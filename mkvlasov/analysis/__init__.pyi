@@ -1,8 +1,14 @@
+from . import goals as goals
 from .fixed_points import FixedPoint as FixedPoint
 from .fixed_points import FixedPoints as FixedPoints
 from .fixed_points import fixed_points as fixed_points
 from .learnability import CriticalValues as CriticalValues
 from .learnability import Learnability as Learnability
 from .learnability import learnability as learnability
+from .misalignment import Effect as Effect
+from .noise import NoiseStudy as NoiseStudy
+from .noise import noise_study as noise_study
+from .search import SearchResult as SearchResult
+from .search import search as search
 from .stability import Stability as Stability
 from .stability import classify as classify

@@ -125,7 +125,9 @@ def effect_of(closed: ClosedRates, coefficients: LimitCoefficients, x: Array, na
     Q, R = entries.unpack(x)
 
     def balance(p: Problem, c: LimitCoefficients, states: Array) -> Array:
-        return np.concatenate([part.reshape(*states.shape[:-1], m * m) for part in Balance.of(c, p, *entries.unpack(states))], -1)
+        return np.concatenate(
+            [part.reshape(*states.shape[:-1], m * m) for part in Balance.of(c, p, *entries.unpack(states))], -1
+        )
 
     def everything(varied: Problem) -> Array:
         rates = ClosedRates(varied, coefficients.rtol).rates(x, varied.rate(0.0))

@@ -95,7 +95,9 @@ class _Walk:
     def __init__(self, problems: list[list[Problem]], mode: Array, starts: int | None, rng: Seed) -> None:
         n, p = len(problems), len(problems[0])
         self.problems, self.starts, self.rng = problems, starts, rng
-        self.closed = {(i, j): ClosedRates(problems[i][j], accuracy(problems[i][j])) for i in range(n) for j in range(p)}
+        self.closed = {
+            (i, j): ClosedRates(problems[i][j], accuracy(problems[i][j])) for i in range(n) for j in range(p)
+        }
         middle = self.closed[n // 2, p // 2]
         self.tau = middle.problem.rate(0.0)
         self.symmetries: Symmetries = find_symmetries(ClosedRates(middle.problem, 1e-6), self.tau)

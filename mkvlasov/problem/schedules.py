@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mkvlasov import _checks
+from mkvlasov._typing import Array
 from mkvlasov.problem.value import Value
 
 Schedule = Callable[[float], float]
@@ -49,6 +50,30 @@ class PowerDecay(Value):
 
     def __call__(self, t: float) -> float:
         return self.initial * (1.0 + t / self.timescale) ** -self.exponent
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PiecewiseLinear(Value):
+    """tau(t) linear between given times, constant before the first and after the last.
+
+    Parameters
+    ----------
+    times : array, shape (n,)
+        Increasing, not negative.
+    rates : array, shape (n,)
+        Learning rates >= 0 at these times.
+    """
+
+    times: Array
+    rates: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", _checks.times("learning_rate.times", self.times))
+        rates = _checks.array("learning_rate.rates", self.rates, shape=(len(self.times),), minimum=0.0)
+        object.__setattr__(self, "rates", rates)
+
+    def __call__(self, t: float) -> float:
+        return float(np.interp(t, self.times, self.rates))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
