@@ -92,7 +92,7 @@ def _smooth(
     # A stiff state far away overflows before its step is rejected.
     with np.errstate(over="ignore", invalid="ignore"):
         solver = DOP853(rates, begin, start, end, rtol=rtol, atol=0.01 * rtol)
-        while solver.status == "running":
+        while solver.t < end:
             solver.step()
             if solver.status == "failed":
                 raise Ended(solver.t, "blow-up: the step size underflowed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.optimize import brentq
@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.analysis import newton
-from mkvlasov.analysis.approach import Ended, march
+from mkvlasov.analysis.approach import Ended, Piece, march
 from mkvlasov.analysis.fixed_points import accuracy, constant_rate
 from mkvlasov.analysis.stability import stability_at
 from mkvlasov.limit.derivatives import ClosedRates
@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     message: str
 
 
+@runtime_checkable
 class Goal(Protocol):
     """What `search` asks of a goal."""
 
@@ -146,20 +147,23 @@ class TimeToReach:
                 cosines = _cosines(entries, piece.states, self.feature)
                 (beyond,) = np.nonzero(cosines >= self.cosine)
                 if len(beyond):
-                    k = max(int(beyond[0]), 1)
-                    at = piece.at
-
-                    def gap(t: float) -> float:
-                        return float(_cosines(entries, at(t), self.feature)) - self.cosine
-
-                    # The start of a piece is the end of the one before up to rounding, so that its gap may be zero.
-                    value = piece.times[0] if beyond[0] == 0 else brentq(gap, piece.times[k - 1], piece.times[k])
-                    return Outcome(float(value), float(value), REACHED, "")
+                    value = self._crossing(entries, piece, int(beyond[0]))
+                    return Outcome(value, value, REACHED, "")
                 best = max(best, float(cosines.max()))
         except Ended as end:
             return Outcome(math.inf, self.t_max * (3.0 - end.t / self.t_max), FAILED, str(end))
         message = f"the largest cosine until t = {self.t_max:g} is {best:.6g}"
         return Outcome(math.inf, self.t_max * (1.0 + self.cosine - best), MISSED, message)
+
+    def _crossing(self, entries: Entries, piece: Piece, k: int) -> float:
+        """Return the time between samples k - 1 and k of a step at which the cosine is reached."""
+        if k == 0:  # the end of the step before, up to rounding
+            return float(piece.times[0])
+
+        def gap(t: float) -> float:
+            return float(_cosines(entries, piece.at(t), self.feature)) - self.cosine
+
+        return float(brentq(gap, piece.times[k - 1], piece.times[k], xtol=1e-14, rtol=1e-13))
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,8 @@ def effect_of(closed: ClosedRates, coefficients: LimitCoefficients, x: Array, na
     Q, R = entries.unpack(x)
 
     def balance(p: Problem, c: LimitCoefficients, states: Array) -> Array:
-        return np.concatenate(
-            [part.reshape(*states.shape[:-1], m * m) for part in Balance.of(c, p, *entries.unpack(states))], -1
-        )
+        parts = Balance.of(c, p, *entries.unpack(states))
+        return np.concatenate([part.reshape(*states.shape[:-1], m * m) for part in parts], -1)
 
     def everything(varied: Problem) -> Array:
         rates = ClosedRates(varied, coefficients.rtol).rates(x, varied.rate(0.0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import differential_evolution, minimize
+from scipy.optimize import Bounds, differential_evolution, minimize
 from tqdm import tqdm
 
 from mkvlasov import _checks
@@ -49,8 +49,8 @@ class SearchResult:
     best : mapping from str to float
         Values of the parameters there.
     value, error : float
-        Value of the goal for the best problem, and its error: the difference of two reruns with tolerances 100 and 10,000
-        times tighter than those of the search.
+        Value of the goal for the best problem, and its error: the difference of two reruns with tolerances 100 and
+        10,000 times tighter than those of the search.
     flat : mapping from str to (float, float)
         Range of each parameter over the evaluations that are as good as the best within the errors of the search: the
         optimum is known to that accuracy at most.
@@ -199,7 +199,8 @@ class _Box:
 
     @property
     def optimizer_bounds(self) -> list[tuple[float, float]]:
-        return [tuple(pair) if whole else (0.0, 1.0) for pair, whole in zip(self.bounds, self.integral, strict=True)]
+        pairs = zip(self.bounds.tolist(), self.integral, strict=True)
+        return [(low, high) if whole else (0.0, 1.0) for (low, high), whole in pairs]
 
     def values(self, u: Array) -> Array:
         """Return the parameters (p,) that variables of the optimizers stand for."""
@@ -263,8 +264,8 @@ def _optimized(record: _Record, rng: np.random.Generator) -> str:
     start = np.where(box.integral, box.bounds[:, 0] + start * (box.bounds[:, 1] - box.bounds[:, 0]), start)
     generations = max(1, int((1.0 - _LOCAL) * record.evaluations / members) - 1)
     differential_evolution(
-        record, box.optimizer_bounds, integrality=box.integral, init=start, maxiter=generations, tol=1e-3,
-        polish=False, rng=rng,
+        record, Bounds(*np.array(box.optimizer_bounds).T), integrality=box.integral, init=start,
+        maxiter=generations, tol=1e-3, polish=False, rng=rng,
     )  # fmt: skip
     before = None
     while record.best != before:  # reals and integers in turn, until neither finds better
@@ -363,8 +364,8 @@ def _with(problem: Problem, name: str, value: float) -> Problem:
     return with_parameter(problem, name, value)
 
 
-def _check_goal(goal: object, problem: Problem) -> None:
-    if isinstance(goal, type) or not all(hasattr(goal, name) for name in ("feature", "label", "check", "evaluate")):
+def _check_goal(goal: Goal, problem: Problem) -> None:
+    if isinstance(goal, type) or not isinstance(goal, Goal):
         raise InvalidInput("goal", goal, "a goal such as goals.TimeToReach(cosine=0.9)")
     if goal.feature >= problem.n_features:
         raise InvalidInput("goal.feature", goal.feature, f"an integer >= 0 and <= {problem.n_features - 1}")

@@ -47,7 +47,8 @@ class StableStates:
     @property
     def points(self) -> list[_Place]:
         """Indices of the grid, row by row."""
-        return list(product(*map(range, self.searched.shape)))
+        rows, columns = self.searched.shape
+        return list(product(range(rows), range(columns)))
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
@@ -96,7 +97,9 @@ class _Walk:
         n, p = len(problems), len(problems[0])
         self.problems, self.starts, self.rng = problems, starts, rng
         self.closed = {
-            (i, j): ClosedRates(problems[i][j], accuracy(problems[i][j])) for i in range(n) for j in range(p)
+            (i, j): ClosedRates(problem, accuracy(problem))
+            for i, row in enumerate(problems)
+            for j, problem in enumerate(row)
         }
         middle = self.closed[n // 2, p // 2]
         self.tau = middle.problem.rate(0.0)

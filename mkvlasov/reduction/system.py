@@ -12,6 +12,7 @@ from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points, stability
 from mkvlasov.analysis.learnability import Learnability, learnability
+from mkvlasov.analysis.noise import NoiseStudy, noise_study
 from mkvlasov.analysis.stability import Stability
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
@@ -105,6 +106,25 @@ class ReducedSystem:
     def learnability(self, feature: int = 0) -> Learnability:
         """Return how a feature (for correlated hidden variables: a mode) grows at the uninformative state."""
         return learnability(self.problem, feature)
+
+    def noise_study(
+        self,
+        *,
+        stds: ArrayLike,
+        correlations: ArrayLike,
+        feature: int = 0,
+        starts: int | None = None,
+        rng: Seed = 0,
+        progress: bool = True,
+    ) -> NoiseStudy:
+        """Return steady performance and learnability over strengths (S,) and correlations (C,) of the noise.
+
+        Parameters are those of `mkvlasov.analysis.noise.noise_study`.
+        """
+        return noise_study(
+            self.problem, stds=stds, correlations=correlations, feature=feature, starts=starts, rng=rng,
+            progress=progress,
+        )  # fmt: skip
 
     @cached_property
     def _rates(self) -> ClosedRates:
