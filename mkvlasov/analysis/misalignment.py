@@ -10,6 +10,7 @@ a Lyapunov equation that follows from dR/dt = 0 and dQ/dt = 0 (docs/theory.md, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,9 +18,10 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.analysis import newton
-from mkvlasov.limit.coefficients import LimitCoefficients
-from mkvlasov.limit.derivatives import ClosedRates, along_parameter
-from mkvlasov.limit.moments import sphere_rate
+from mkvlasov.limit.coefficients import Coefficients, LimitCoefficients
+from mkvlasov.limit.derivatives import ClosedRates, Derivative, along_parameter
+from mkvlasov.limit.entries import Entries
+from mkvlasov.limit.moments import moment_rates, sphere_rate
 from mkvlasov.problem.contrastive import Problem
 
 _NULL = 1e-8
@@ -33,9 +35,9 @@ class Balance(NamedTuple):
     confinement: Array
 
     @classmethod
-    def of(cls, coefficients: LimitCoefficients, problem: Problem, Q: Array, R: Array) -> Balance:
-        """Evaluate both at states Q (..., m, m), R (..., m, K)."""
-        c, tau = coefficients(Q, R), problem.rate(0.0)
+    def of(cls, c: Coefficients, problem: Problem, Q: Array, R: Array) -> Balance:
+        """Return both, from the coefficients at states Q (..., m, m), R (..., m, K)."""
+        tau = problem.rate(0.0)
         kappa = problem.regularizer.linear_strength
         assert kappa is not None  # the closure test has passed
         M = c.G + kappa * np.eye(problem.outputs)
@@ -105,37 +107,52 @@ def misalignment(Q: Array, R: Array) -> Array:
     return np.diagonal(Q - R @ R.mT, axis1=-2, axis2=-1) / np.diagonal(Q, axis1=-2, axis2=-1)
 
 
-def effect_of(closed: ClosedRates, coefficients: LimitCoefficients, x: Array, name: str) -> Effect:
-    """Return how a parameter of the problem moves the misalignment of a fixed point x (d,) with Lambda > 0.
+def effects_of(closed: ClosedRates, x: Array, names: Sequence[str], *, rtol: float) -> list[Effect]:
+    """Return how parameters of the problem move the misalignment of a fixed point x (d,) with Lambda > 0.
 
     The state moves by - J^+ df / d(parameter), with derivatives by high-order differences.
 
     Parameters
     ----------
     closed : ClosedRates
-    coefficients : LimitCoefficients
-        Of the same problem and accuracy.
     x : ndarray, shape (d,)
         Entries of (R, Q); isolated, or moved by symmetries only.
-    name : str
-        Path of the parameter.
+    names : sequence of str
+        Paths of the parameters.
+    rtol : float
+        Accuracy of the coefficients.
     """
-    problem, entries, free = closed.problem, closed.entries, closed.free
-    tau, m = problem.rate(0.0), entries.outputs
+    problem, entries = closed.problem, closed.entries
+    coefficients = LimitCoefficients(problem, rtol)
+    by_state = closed.derivative(lambda states: _rates_and_balance(problem, coefficients, entries, states), x)
+    c = coefficients(*entries.unpack(x))
+    found = []
+    for name in names:
+        by_parameter = along_parameter(
+            problem, name, lambda varied: _rates_and_balance(varied, LimitCoefficients(varied, rtol), entries, x)
+        )
+        found.append(_effect(closed, c, x, by_state, by_parameter))
+    return found
+
+
+def _rates_and_balance(problem: Problem, coefficients: LimitCoefficients, entries: Entries, x: Array) -> Array:
+    """Return dx/dt, Lambda / tau and M at states x (..., d) as one vector (..., d + 2 m^2)."""
     Q, R = entries.unpack(x)
-
-    def balance(p: Problem, c: LimitCoefficients, states: Array) -> Array:
-        parts = Balance.of(c, p, *entries.unpack(states))
-        return np.concatenate([part.reshape(*states.shape[:-1], m * m) for part in parts], -1)
-
-    def everything(varied: Problem) -> Array:
-        rates = ClosedRates(varied, coefficients.rtol).rates(x, varied.rate(0.0))
-        return np.concatenate([rates, balance(varied, LimitCoefficients(varied, coefficients.rtol), x)])
-
-    by_parameter = along_parameter(problem, name, everything)
-    by_state = closed.derivative(
-        lambda states: np.concatenate([closed.rates(states, tau), balance(problem, coefficients, states)], -1), x
+    c = coefficients(Q, R)
+    kappa = problem.regularizer.linear_strength
+    assert kappa is not None  # the closure test has passed
+    rates = moment_rates(
+        c, Q, R, tau=problem.rate(0.0), phi_a=kappa * R, phi_w=kappa * Q, constraint=problem.constraint
     )
+    parts = (part.reshape(*x.shape[:-1], -1) for part in Balance.of(c, problem, Q, R))
+    return np.concatenate([entries.pack(*rates), *parts], axis=-1)
+
+
+def _effect(closed: ClosedRates, c: Coefficients, x: Array, by_state: Derivative, by_parameter: Derivative) -> Effect:
+    """Put the derivatives of rates and balance by the state and by a parameter together."""
+    problem, entries, free = closed.problem, closed.entries, closed.free
+    m = entries.outputs
+    Q, R = entries.unpack(x)
     d = entries.size
     jacobian = by_state.value[free][:, free]
     size = newton.scales(entries, x)[free]
@@ -145,7 +162,7 @@ def effect_of(closed: ClosedRates, coefficients: LimitCoefficients, x: Array, na
     unknown = by_parameter.error[free] + by_state.error[free][:, free] @ np.abs(motion[free])
     motion_error[free] = newton.error_of(jacobian, size, unknown)
 
-    now = Balance.of(coefficients, problem, Q, R)
+    now = Balance.of(c, problem, Q, R)
     dQ, dR = entries.unpack(motion)
     P, dP = Q - R @ R.T, dQ - dR @ R.T - R @ dR.T
     q, p = np.diagonal(Q), np.diagonal(P)

@@ -14,7 +14,7 @@ from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.analysis.fixed_points import accuracy, constant_rate
 from mkvlasov.analysis.learnability import learnability, variance_modes
-from mkvlasov.analysis.misalignment import Balance, Effect, effect_of, misalignment
+from mkvlasov.analysis.misalignment import Balance, Effect, effects_of, misalignment
 from mkvlasov.analysis.stable_states import StableStates, follow_stable_states
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
@@ -257,12 +257,12 @@ def _point(states: StableStates, problem: Problem, i: int, j: int, mode: Array, 
             NOTHING, square, np.full((m, k), np.nan), np.nan, 0, missing, square, square, np.nan, nothing, nothing,
             growth, growth_error, critical,
         )  # fmt: skip
-    closed, coefficients = ClosedRates(problem, accuracy(problem)), LimitCoefficients(problem, accuracy(problem))
+    closed, rtol = states.closed[i, j], accuracy(problem)
     Q, R = closed.entries.unpack(x)
     cosines = np.abs(R @ mode) / np.sqrt(np.diagonal(Q))
     output = int(cosines.argmax())
-    balance, rest = Balance.of(coefficients, problem, Q, R), misalignment(Q, R)
-    effects = [effect_of(closed, coefficients, x, f"augmentation.{name}") for name in ("correlation", "std")]
+    balance, rest = Balance.of(LimitCoefficients(problem, rtol)(Q, R), problem, Q, R), misalignment(Q, R)
+    effects = effects_of(closed, x, ("augmentation.correlation", "augmentation.std"), rtol=rtol)
     slope, error = effects[0].total[output], effects[0].error[output]
     label = UNDECIDED if abs(slope) <= error else HELPS if slope > 0.0 else HURTS
     return _Point(

@@ -36,13 +36,19 @@ class StableStates:
     searched : ndarray of bool, shape (n, p)
         Where a full search was made.
     mode : ndarray, shape (K,)
-    entries : Entries
+    closed : dict of (int, int) to ClosedRates
+        The closed rates of each point.
     """
 
     states: list[list[list[Array]]]
     searched: npt.NDArray[np.bool_]
     mode: Array
-    entries: Entries
+    closed: dict[_Place, ClosedRates]
+
+    @property
+    def entries(self) -> Entries:
+        """The entries of a state."""
+        return self.closed[0, 0].entries
 
     @property
     def points(self) -> list[_Place]:
@@ -105,7 +111,7 @@ class _Walk:
         self.tau = middle.problem.rate(0.0)
         self.symmetries: Symmetries = find_symmetries(ClosedRates(middle.problem, 1e-6), self.tau)
         self.result = StableStates(
-            [[[] for _ in range(p)] for _ in range(n)], np.zeros((n, p), dtype=bool), mode, middle.entries
+            [[[] for _ in range(p)] for _ in range(n)], np.zeros((n, p), dtype=bool), mode, self.closed
         )
         self.branches: dict[_Place, set[int]] = {place: set() for place in self.closed}
         self.ahead: deque[tuple[_Place, int, Array]] = deque()
