@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import minimize_scalar
 
 import mkvlasov as mv
 from mkvlasov.analysis.approach import march
@@ -79,13 +79,13 @@ def test_the_best_constant_rate_is_that_of_the_closed_form():
 def test_a_dense_grid_in_two_dimensions_holds_nothing_better():
     goal = mv.goals.TimeToReach(0.7)
     over = {"learning_rate": (0.05, 1.0), "augmentation.correlation": (-1.0, 1.0)}
-    found = _search(LINEAR, over, goal, initial=LINEAR_START, evaluations=200)
+    found = _search(LINEAR, over, goal, initial=LINEAR_START, evaluations=120)
     values = [
         goal.evaluate(
             replace(LINEAR, learning_rate=tau, augmentation=mv.augmentations.GaussianNoise(S, rho)), LINEAR_START, 1e-7
         ).value
-        for tau in np.geomspace(0.05, 1.0, 25)
-        for rho in np.linspace(-1.0, 1.0, 9)
+        for tau in np.geomspace(0.05, 1.0, 17)
+        for rho in np.linspace(-1.0, 1.0, 5)
     ]
     assert found.value <= min(values) + 1e-6
     assert found.value > min(values) - 0.05  # and the grid is not far away
@@ -121,12 +121,10 @@ def test_times_to_reach_are_crossings_of_a_fine_grid():
         (before,) = np.nonzero((cosine[:-1] < 0.9) & (cosine[1:] >= 0.9))
         assert len(before) == 1
 
-        def gap(s, problem=problem):
-            found = mv.solve_ode(problem, START, t_eval=[s], rtol=1e-10, progress=False)
-            return found.cosine_similarity[-1, 0, 0] - 0.9
-
-        exact = brentq(gap, t[before[0]], t[before[0] + 1], xtol=1e-10)
-        assert value == pytest.approx(exact, abs=1e-5)  # a tolerance of 1e-7 over the slope of the cosine, 0.1
+        k = before[0]
+        exact = np.interp(0.9, cosine[k : k + 2], t[k : k + 2])
+        # Linear over 0.01: (0.01)^2 / 8 times the curvature over the slope, which is of order one.
+        assert value == pytest.approx(exact, abs=5e-5)
 
 
 def test_steady_cosines_are_late_times_of_the_ode():
@@ -137,18 +135,14 @@ def test_steady_cosines_are_late_times_of_the_ode():
         assert found.value == pytest.approx(late.cosine_similarity[-1, 0, 0], abs=1e-6)
 
 
-def test_a_start_on_a_saddle_is_not_called_steady():
-    """Exactly between two equal features the trajectory ends at a saddle; without overlaps it never leaves R = 0."""
+@pytest.mark.parametrize("start", [[[0.0, 0.0]], [[0.3, 0.3]]])
+def test_a_start_on_the_way_to_a_saddle_is_not_called_steady(start):
+    """Without overlaps the trajectory never leaves R = 0; between two equal features it ends where both are known."""
     equal = replace(PAPER, hidden=mv.hidden.Rademacher([4.0, 4.0]))
-    goal = mv.goals.SteadyCosine(t_max=60.0)
-    for start in ([[0.0, 0.0]], [[0.3, 0.3]]):
-        found = goal.evaluate(equal, mv.initial.Gaussian(Q=1.0, R=start), SEARCH_RTOL)
-        assert found.ended in ("missed", "reached")
-        if found.ended == "reached":
-            points = [p for p in mv.reduce(equal).fixed_points().stable if not p.is_continuum]
-            assert any(abs(p.cosine_similarity[0, 0] - found.value) < 1e-6 for p in points)
-        else:
-            assert 1.0 < found.rank <= 2.0
+    found = mv.goals.SteadyCosine(t_max=40.0).evaluate(equal, mv.initial.Gaussian(Q=1.0, R=start), SEARCH_RTOL)
+    assert found.ended == "missed"
+    assert "not settled" in found.message
+    assert 1.0 < found.rank <= 2.0
 
 
 def test_schedules_are_at_least_as_good_as_the_best_constant_rate():
