@@ -96,7 +96,16 @@ def _within_errors(sample_values, expected, errors=5.0):
 
 @pytest.mark.parametrize(
     "piece",
-    [*HIDDEN, *LOADINGS, *REGULARIZERS, *ACTIVATIONS, *AUGMENTATIONS, *LOSSES, mv.schedules.PowerDecay(1.0, 2.0)],
+    [
+        *HIDDEN,
+        *LOADINGS,
+        *REGULARIZERS,
+        *ACTIVATIONS,
+        *AUGMENTATIONS,
+        *LOSSES,
+        mv.schedules.PowerDecay(1.0, 2.0),
+        mv.schedules.PiecewiseLinear([0.0, 2.0], [1.0, 0.1]),
+    ],
     ids=repr,
 )
 def test_pieces_are_values(piece):
@@ -573,6 +582,8 @@ def test_schedules_are_their_formulas():
     assert mv.schedules.ExponentialDecay(1.0, 2.0, 0.2)(0.0) == 1.0
     assert mv.schedules.ExponentialDecay(1.0, 2.0, 0.2)(2.0) == pytest.approx(0.2 + 0.8 / np.e)
     assert mv.schedules.PowerDecay(0.5, 2.0, 0.5)(6.0) == pytest.approx(0.25)
+    linear = mv.schedules.PiecewiseLinear([1.0, 2.0, 4.0], [0.5, 0.3, 0.1])
+    assert [linear(t) for t in (0.0, 1.5, 3.0, 9.0)] == pytest.approx([0.5, 0.4, 0.2, 0.1])
     problem = _problem(learning_rate=mv.schedules.PowerDecay(0.5, 2.0))
     assert not problem.rate_is_constant
     assert problem.rate(2.0) == pytest.approx(0.25)

@@ -86,12 +86,12 @@ def follow_stable_states(
     """
     n, p = len(problems), len(problems[0])
     walk = _Walk(problems, mode, starts, rng)
-    corners = [(0, 0), (0, p - 1), (n - 1, 0), (n - 1, p - 1), (n // 2, p // 2)]
-    for place in [*dict.fromkeys(corners), *product(range(n), range(p))]:
-        if walk.result.informative(*place) is None and not walk.result.searched[place]:
+    always = dict.fromkeys([(0, 0), (0, p - 1), (n - 1, 0), (n - 1, p - 1), (n // 2, p // 2)])
+    for place in [*always, *(place for place in walk.result.points if place not in always)]:
+        if place in always or walk.result.informative(*place) is None:
             walk.search(place)
             walk.follow()
-        bar.update(int(sum(bool(states) for row in walk.result.states for states in row)) - bar.n)
+        bar.update(int((walk.result.counts > 0).sum()) - bar.n)
     bar.update(n * p - bar.n)
     return walk.result
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array
@@ -54,6 +54,7 @@ def plot_noise_map(study: NoiseStudy) -> Figure:
         _learnable(figure, right, study)
         for ax in (left, right):
             ax.set_xlabel(r"correlation of the noise, $\rho$")
+            ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.grid(visible=False)
         left.set_ylabel("standard deviation of the noise")
         return figure
@@ -140,7 +141,7 @@ def _learnable(figure: Figure, ax: Axes, study: NoiseStudy) -> None:
     rho, std = study.correlations, study.stds
     image = ax.pcolormesh(_edges(rho), _edges(std), np.ma.masked_invalid(critical), cmap="cividis_r", norm="log")
     bar = figure.colorbar(
-        image, ax=ax, label=r"critical variance $\langle c^2 \rangle$", ticks=LogLocator(subs=(1, 2, 5))
+        image, ax=ax, label=r"critical variance $\langle c^2 \rangle$", ticks=LogLocator(subs=(1, 2, 3, 5))
     )
     bar.ax.yaxis.set_major_formatter("{x:g}")
     bar.minorticks_off()

@@ -32,7 +32,7 @@ def plot_search(result: SearchResult) -> Figure:
     matplotlib.figure.Figure
     """
     n = len(result.names)
-    columns = min(n, 3)
+    columns = 2 if n == 4 else min(n, 3)
     valued = (result.ended == "reached") & np.isfinite(result.values)
     order = np.arange(len(result.values))
     with house_style():
