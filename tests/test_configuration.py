@@ -61,6 +61,7 @@ PIECES = {
     "learning_rate": [
         mv.schedules.ExponentialDecay(1.0, 2.0, 0.1),
         mv.schedules.PowerDecay(1.0, 2.0, 0.5),
+        mv.schedules.PiecewiseLinear([0.0, 2.0], [1.0, 0.1]),
         mv.schedules.Continued(mv.schedules.PowerDecay(1.0, 2.0), 3.0),
         mv.schedules.Continued(np.exp, 3.0),
     ],
