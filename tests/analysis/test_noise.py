@@ -168,6 +168,12 @@ def test_several_stable_states_are_counted(paper):
     assert paper.labels[2, 2] == "no informative state"
     assert not paper.is_reachable[2, 2]
     assert paper.searched[2, 2]
+    assert not paper.searched[0, 1]  # between two corners: followed
+    # The state of the weaker feature loses its stability between these strengths, where it would be followed to.
+    study = _study(PAPER, [1.0, 1.5, 2.0, 2.25], [-0.5, -0.25, 0.0])
+    for i, j in ((2, 1), (1, 1), (3, 1)):
+        points = mv.reduce(_noisy(PAPER, study.stds[i], study.correlations[j])).fixed_points().stable
+        assert study.stable_states[i, j] == len(points)
     assert "several stable states" in str(paper)
 
 
