@@ -1,4 +1,8 @@
 from . import goals as goals
+from .continuation import continue_fixed_points as continue_fixed_points
+from .diagram import Bifurcation as Bifurcation
+from .diagram import BifurcationDiagram as BifurcationDiagram
+from .diagram import FixedPointBranch as FixedPointBranch
 from .fixed_points import FixedPoint as FixedPoint
 from .fixed_points import FixedPoints as FixedPoints
 from .fixed_points import fixed_points as fixed_points

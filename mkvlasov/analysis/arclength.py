@@ -26,12 +26,18 @@ POINTS = "too many points"
 START = "start"
 
 _CORRECTIONS = 12
-_FAST = 3
-"""Corrections after which a step may grow."""
+_SHORTER = 0.37
+"""By which a step is shortened: not by halves, with which steps that double would meet the same branch point again."""
+_FAST = 7
+"""Corrections up to which a step may grow: Broyden's updates take five or six from 1e-3 to 1e-10."""
 _RENEWED = 0.3
 """A correction that shrinks by less than this takes a new derivative."""
 STRAY = 0.5
 """A correction may move a prediction by this part of the step: more is another branch."""
+_PROBES = ((0.35, 0.65), (0.25, 0.75))
+"""Where a step across a branch point is looked at: one of the pairs is off the point itself."""
+_HERMITE = 0.02
+"""Of a step: the cubic through tangents 0.25 apart is ten times closer."""
 _NULL = 1e-10
 """Singular values of the bordered matrix below this part of the largest one are not divided by."""
 _ZERO = 1e-7
@@ -254,18 +260,21 @@ def _trace(equation: Equation, start: Point, steps: Steps) -> tuple[list[Point],
         if not found.failure and not equation.admissible(*equation.unpack(found.u)):
             found = found._replace(failure=INADMISSIBLE)
         if found.failure:
-            failure, step = found.failure, 0.5 * step
+            failure, step = found.failure, _SHORTER * step
             continue
         matrix = equation.matrix(found.u)
         if not np.isfinite(matrix).all():
-            failure, step = STEP, 0.5 * step
+            failure, step = STEP, _SHORTER * step
             continue
         tangent = tangent_of(matrix, last.tangent)
         turned = float(np.arccos(np.clip(tangent @ last.tangent, -1.0, 1.0)))
         if turned > steps.angle:
-            failure, step = STEP, 0.5 * step
+            failure, step = STEP, _SHORTER * step
             continue
         point = Point(found.u, found.f, matrix, tangent)
+        if not _continues(equation, last, point, steps):
+            failure, step = STEP, _SHORTER * step
+            continue
         if len(points) > 2 and _passes(last.u, point.u, start):
             return [*points, start], CLOSED
         points.append(point)
@@ -273,8 +282,32 @@ def _trace(equation: Equation, start: Point, steps: Steps) -> tuple[list[Point],
             return points, BOUND
         first = False
         wanted = min(2.0, 0.5 * steps.angle / max(turned, 1e-12)) if found.corrections <= _FAST else 0.7
-        step = min(step * max(wanted, 0.5), steps.largest)
+        # Where x has grown far beyond its scale, steps keep their length relative to it.
+        step = min(step * max(wanted, 0.5), steps.largest * max(1.0, float(np.abs(point.u[:-1]).max())))
     return points, POINTS
+
+
+def _continues(equation: Equation, last: Point, point: Point, steps: Steps) -> bool:
+    """Whether the curve leads from one point to the next, and not the step from one curve to another.
+
+    Asked where the bordered determinant changes its sign, as at a branch point: near a broken one steps may jump.
+    """
+    signs = [np.linalg.slogdet(np.vstack([q.matrix, q.tangent]))[0] for q in (last, point)]
+    if signs[0] * signs[1] >= 0.0:
+        return True
+    chord = point.u - last.u
+    length = float(np.linalg.norm(chord))
+
+    def is_met(s: float) -> bool:
+        """Whether the curve passes the cubic of Hermite at a fraction of the step."""
+        guess = last.u + s * s * (3.0 - 2.0 * s) * chord
+        guess += length * s * (1.0 - s) * ((1.0 - s) * last.tangent - s * point.tangent)
+        if not _within(guess):
+            return True
+        found = correct(equation, guess, chord / length, None, steps)
+        return not found.failure and bool(np.linalg.norm(found.u - guess) <= _HERMITE * length)
+
+    return any(all(is_met(s) for s in pair) for pair in _PROBES)
 
 
 def _advanced(equation: Equation, last: Point, step: float, matrix: Array | None, steps: Steps) -> Corrected:
@@ -283,9 +316,11 @@ def _advanced(equation: Equation, last: Point, step: float, matrix: Array | None
     if not _within(guess):
         return Corrected(guess, last.f, 0, BOUND)
     found = correct(equation, guess, last.tangent, matrix, steps)
-    if not found.failure and np.linalg.norm(found.u - guess) > STRAY * step:
-        return found._replace(failure=STEP)
-    return found
+    strays = np.linalg.norm(found.u - guess) > STRAY * step
+    if (found.failure or strays) and matrix is not None:
+        # The derivative of the last point misleads where it is nearly singular, next to a branch point.
+        return _advanced(equation, last, step, None, steps)
+    return found._replace(failure=STEP) if strays and not found.failure else found
 
 
 def _landed(equation: Equation, last: Point, step: float, steps: Steps) -> Corrected:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.interpolate import BarycentricInterpolator
 from scipy.optimize import brentq
 
 from mkvlasov._typing import Array
 from mkvlasov.analysis.arclength import STRAY, Branch, Equation, Point, Steps, correct, tangent_of
+
+_AROUND = np.array([-1.0, -2.0 / 3.0, -1.0 / 3.0, 1.0 / 3.0, 2.0 / 3.0, 1.0])
+_RADII = (0.25, 0.05, 0.01)
+"""Where to interpolate, around a zero and in parts of the interval."""
+_EXACT = 10.0
 
 
 def point_at(
@@ -26,7 +32,8 @@ def point_at(
     guess += length * (s * (1 - s) ** 2 * branch.tangents[i] - s**2 * (1 - s) * branch.tangents[i + 1])
     guess[-1] = np.clip(guess[-1], 0.0, 1.0)
     plane = chord / length
-    found = correct(equation, guess, plane, None, steps)
+    matrix = (1.0 - s) * branch.matrices[i] + s * branch.matrices[i + 1]
+    found = correct(equation, guess, plane, matrix, steps)
     if found.failure or np.linalg.norm(found.u - guess) > STRAY * length + steps.tolerance:
         return None
     matrix = equation.matrix(found.u)
@@ -34,9 +41,18 @@ def point_at(
 
 
 def crossing(
-    equation: Equation, branch: Branch, interval: int, test: Callable[[Point], float], steps: Steps | None = None
+    equation: Equation,
+    branch: Branch,
+    interval: int,
+    test: Callable[[Point], float],
+    steps: Steps | None = None,
+    *,
+    noise: float = 0.0,
 ) -> tuple[Point, float] | None:
     """Return the zero of a test function between two points of a branch, and an error of its scaled position.
+
+    The curve and the test function are interpolated through points on both sides: at a branch point itself, where the
+    derivative is singular, nothing is solved.
 
     Parameters
     ----------
@@ -45,38 +61,67 @@ def crossing(
     interval : int
         Index i of the interval between the points i and i + 1, where the test function has opposite signs.
     test : function of a Point
+    steps : Steps, optional
+    noise : float
+        Error of the test function.
 
     Returns
     -------
     (Point, float) or None
-        None if the branch cannot be followed there, or the function does not change its sign. The error is what is left
-        of the test function over its slope, and at least the tolerance of the zeros: the scaled arclength.
+        None if the branch cannot be followed there, or the function does not change its sign. The error is the change
+        of the scaled point when the two outermost points are left out, the noise over the slope of the test function,
+        and at least the tolerance of the zeros.
     """
     steps = steps or Steps()
 
-    def value(fraction: float) -> float:
-        point = point_at(equation, branch, interval, float(fraction), steps)
-        if point is None:
-            raise ArithmeticError
-        return test(point)
+    def sample(fractions: Array) -> tuple[Array, Array]:
+        """Return fractions at which the branch was met, and (u, tangent, test function) there."""
+        met = [(s, q) for s in fractions if (q := point_at(equation, branch, interval, float(s), steps)) is not None]
+        return np.array([s for s, _ in met]), np.array([[*q.u, *q.tangent, test(q)] for _, q in met])
 
-    try:
-        if value(0.0) * value(1.0) > 0.0:
+    i = interval
+    ends = [
+        test(Point(equation.pack(branch.x[j], branch.p[j]), np.zeros(0), branch.matrices[j], branch.tangents[j]))
+        for j in (i, i + 1)
+    ]
+    if ends[0] * ends[1] > 0.0:
+        return None
+    zero, best = ends[0] / (ends[0] - ends[1]) if ends[0] != ends[1] else 0.5, None
+    chord = equation.pack(branch.x[i + 1], branch.p[i + 1]) - equation.pack(branch.x[i], branch.p[i])
+    length = float(np.linalg.norm(chord))
+    for radius in _RADII:
+        found = _interpolated(*sample(zero + radius * _AROUND))
+        if found is None:
+            continue
+        zero, row, error, slope = found
+        error += noise / max(slope, 1e-300) * length + steps.tolerance
+        if best is None or error < best[1]:
+            best = row, error
+        if error <= _EXACT * steps.tolerance:
+            break
+    if best is None:
+        return None
+    u, tangent = np.split(best[0][:-1], 2)
+    point = Point(u, equation.value(u), equation.matrix(u), tangent / np.linalg.norm(tangent))
+    return point, best[1]
+
+
+def _interpolated(s: Array, values: Array) -> tuple[float, Array, float, float] | None:
+    """Return the zero of the last column, the row there, the error of its point, and the slope of the last column."""
+    if len(s) < len(_AROUND) - 1:
+        return None
+    zeros = []
+    for kept in (slice(None), slice(1, -1)):
+        curve = BarycentricInterpolator(s[kept], values[kept])
+        low, high = s[0], s[-1]
+        if curve(low)[-1] * curve(high)[-1] > 0.0:
             return None
-        fraction = float(brentq(value, 0.0, 1.0, xtol=1e-12, rtol=1e-12))
-        around = max(0.0, fraction - 1e-3), min(1.0, fraction + 1e-3)
-        slope = abs(value(around[1]) - value(around[0])) / (around[1] - around[0])
-        rest = abs(value(fraction))
-    except ArithmeticError:
-        return None
-    point = point_at(equation, branch, interval, fraction, steps)
-    if point is None:
-        return None
-    chord = np.linalg.norm(
-        equation.pack(branch.x[interval + 1], branch.p[interval + 1])
-        - equation.pack(branch.x[interval], branch.p[interval])
-    )
-    return point, float(rest / max(slope, 1e-300) * chord + steps.tolerance)
+        zero = float(brentq(lambda x, curve=curve: float(curve(x)[-1]), low, high, xtol=1e-15))
+        zeros.append((zero, curve(zero)))
+    (zero, row), (_, other) = zeros
+    n = (len(row) - 1) // 2
+    slope = abs(float(values[-1, -1] - values[0, -1]) / (s[-1] - s[0]))
+    return zero, row, float(np.linalg.norm(row[:n] - other[:n])), slope
 
 
 def branch_directions(equation: Equation, x: Array, p: float, *, step: float = 1e-3) -> Array:

@@ -27,6 +27,9 @@ _NEARBY = 1e-4
 _SAME = 1e-6
 _STATIONARY = 1e-6
 """Rates below this, relative to the learning rate and the scale of the state, count as none."""
+_ROUNDS = 10
+_DEFLATED = 32
+"""Random starts of a round with deflation for one output; a quarter of them for more."""
 _PRESENT = 1e-6
 """Cosine from which a feature counts as present in a name."""
 
@@ -54,6 +57,8 @@ class FixedPoint:
         Whether rotations make a continuum of such points; the copies then represent it.
     found : int
         Number of starts that ended here or at a copy.
+    round : int
+        Round of the search that found it: 0 without deflation, r > 0 after deflating what r rounds had found.
     """
 
     name: str
@@ -67,6 +72,7 @@ class FixedPoint:
     copy_names: tuple[str, ...]
     is_continuum: bool
     found: int
+    round: int
 
     @property
     def cosine_similarity(self) -> Array:
@@ -77,10 +83,11 @@ class FixedPoint:
         copies = f"{len(self.copies)} symmetric copies" if len(self.copies) > 1 else "its own mirror image"
         if self.is_continuum:
             copies = "one of a continuum"
+        by = f", by deflation (round {self.round})" if self.round else ""
         lines = [
             f"{self.name}: Q = {_show(self.Q)}, R = {_show(self.R)}",
             f"  cosines {_show(self.cosine_similarity)}, loss {self.loss:.6g}; {copies}",
-            f"  residual {self.residual:.1e}, error {self.error:.1e}, reached from {self.found} start(s)",
+            f"  residual {self.residual:.1e}, error {self.error:.1e}, reached from {self.found} start(s){by}",
             f"  {self.stability}",
         ]
         return "\n".join(lines)
@@ -96,7 +103,9 @@ class FixedPoints:
     symmetries : tuple of str
         What maps solutions to solutions, in words.
     starts : int
-        Number of starts.
+        Number of starts, those of all rounds.
+    rounds : int
+        Number of rounds with deflation, the last of which found nothing new (or the tenth, if every one did).
     failures : mapping from str to int
         Starts that ended at no fixed point: "diverged" (Q left the searched range upwards), "vanished" (downwards),
         "stalled" (the residual stopped to fall).
@@ -105,6 +114,7 @@ class FixedPoints:
     points: tuple[FixedPoint, ...]
     symmetries: tuple[str, ...]
     starts: int
+    rounds: int
     failures: Mapping[str, int]
 
     def __len__(self) -> int:
@@ -123,15 +133,26 @@ class FixedPoints:
 
     def __str__(self) -> str:
         failed = ", ".join(f"{count} {reason}" for reason, count in self.failures.items() if count) or "none"
-        head = f"{len(self)} fixed point(s) up to symmetry, from {self.starts} starts (failures: {failed})"
+        rounds = f"{self.starts} starts in 1 + {self.rounds} rounds"
+        head = f"{len(self)} fixed point(s) up to symmetry, from {rounds} (failures: {failed})"
         return "\n".join([head, f"symmetries: {', '.join(self.symmetries) or 'none'}", *map(str, self.points)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Class:
+    """A fixed point and its copies (n, d), the number of starts that led there, and the round of the first."""
+
+    copies: Array
+    found: int
+    round: int
 
 
 def fixed_points(problem: Problem, *, starts: int | None = None, rng: Seed = 0) -> FixedPoints:
     """Search the admissible states (Q - R R^T >= 0) for fixed points of the closed ODEs.
 
-    Newton's method from random starts, and from some without overlaps or along single features. What is found more
-    than once, or is the image of another point under a symmetry, is one point. Such a search can overlook points: more
+    Newton's method from random starts, and from some without overlaps or along single features; then more rounds in
+    which the points found and their copies are deflated, until a round finds nothing new. What is found more than once,
+    or is the image of another point under a symmetry, is one point. Such a search can still overlook points: more
     starts show whether there are others.
 
     Parameters
@@ -139,7 +160,8 @@ def fixed_points(problem: Problem, *, starts: int | None = None, rng: Seed = 0) 
     problem : Problem
         With L2 regularization or none, and a constant learning rate.
     starts : int, optional
-        Number of random starts: 64 for one output, 16 for more (where coefficients take a thousand times as long).
+        Number of random starts of the first round: 64 for one output, 16 for more (where coefficients take a thousand
+        times as long). Rounds with deflation have 32, or 8.
     rng : seed
 
     Returns
@@ -160,24 +182,35 @@ def fixed_points(problem: Problem, *, starts: int | None = None, rng: Seed = 0) 
     coarse = ClosedRates(problem, _SEARCH_RTOL)
     bounds = overlap_range(problem, tau)
     symmetries = find_symmetries(coarse, tau)
-    begin = make_starts(coarse, bounds, number, generator)
-    found = newton.search(coarse, begin, tau, (1e-4 * bounds[0], 10.0 * bounds[1]))
+    limits = (1e-4 * bounds[0], 10.0 * bounds[1])
     failures = Counter(dict.fromkeys((newton.DIVERGED, newton.VANISHED, newton.STALLED), 0))
-    failures.update(reason for reason in found.ended if reason != newton.CONVERGED)
-    classes: list[tuple[Array, int]] = []
-    for x, count in _merged(symmetries, [(x, 1) for x in found.x[found.ended == newton.CONVERGED]], _NEARBY):
-        refined = newton.polish(closed, x[None], tau)
-        if refined.ended[0] == newton.CONVERGED:
-            classes.append((refined.x[0], count))
-        else:
-            failures[newton.STALLED] += count
+    classes: list[_Class] = []
+    begin = make_starts(coarse, bounds, number, generator)
+    total, deflations = 0, 0
+    fewer = _DEFLATED if problem.outputs == 1 else _DEFLATED // 4
+    while True:
+        deflation = _deflation(symmetries, classes)
+        found = newton.search(coarse, begin, tau, limits, deflation)
+        total += len(begin)
+        failures.update(reason for reason in found.ended if reason != newton.CONVERGED)
+        new = False
+        for x, count in _merged(symmetries, list(found.x[found.ended == newton.CONVERGED]), _NEARBY):
+            refined = newton.polish(closed, x[None], tau)
+            if refined.ended[0] == newton.CONVERGED:
+                new |= _keep(symmetries, classes, refined.x[0], count, deflations)
+            else:
+                failures[newton.STALLED] += count
+        if deflations and (not new or deflations == _ROUNDS):
+            break
+        deflations += 1
+        begin = make_starts(coarse, bounds, fewer, generator)
     origin = np.zeros(closed.entries.size)
     if _is_zero_fixed(closed, origin, tau):
-        classes.append((origin, failures[newton.VANISHED]))
+        classes.append(_Class(origin[None], failures[newton.VANISHED], 0))
         failures[newton.VANISHED] = 0
-    points = [_describe(closed, symmetries, x, tau, count) for x, count in _merged(symmetries, classes, _SAME)]
+    points = [_describe(closed, symmetries, kind, tau) for kind in classes]
     points.sort(key=lambda p: (p.stability.unstable_dimension + p.stability.centre_dimension, p.loss))
-    return FixedPoints(_distinct(points), symmetries.names, len(begin), MappingProxyType(dict(failures)))
+    return FixedPoints(_distinct(points), symmetries.names, total, deflations, MappingProxyType(dict(failures)))
 
 
 def stability(problem: Problem, point: FixedPoint | tuple[ArrayLike, ArrayLike]) -> Stability:
@@ -230,34 +263,51 @@ def _is_zero_fixed(closed: ClosedRates, origin: Array, tau: float) -> bool:
         return False
 
 
-def _merged(symmetries: Symmetries, states: list[tuple[Array, int]], tolerance: float) -> list[tuple[Array, int]]:
+def _merged(symmetries: Symmetries, states: list[Array], tolerance: float) -> list[tuple[Array, int]]:
     """Return one of each class of states that are equal or images of each other, and how often it was found."""
-    classes: list[tuple[Array, int]] = []
-    for x, count in states:
-        for i, (copies, known) in enumerate(classes):
-            if any(same(symmetries.entries, symmetries.unrotated(x), copy, tolerance) for copy in copies):
-                classes[i] = (copies, known + count)
-                break
-        else:
-            classes.append((symmetries.copies(x), count))
-    return [(copies[0], count) for copies, count in classes]
+    classes: list[_Class] = []
+    for x in states:
+        _keep(symmetries, classes, x, 1, 0, tolerance)
+    return [(kind.copies[0], kind.found) for kind in classes]
 
 
-def _describe(closed: ClosedRates, symmetries: Symmetries, x: Array, tau: float, found: int) -> FixedPoint:
-    entries = closed.entries
+def _keep(
+    symmetries: Symmetries, classes: list[_Class], x: Array, found: int, round_: int, tolerance: float = _SAME
+) -> bool:
+    """Count a state for the class that it belongs to, or make it a new one; return whether it is new."""
+    image = symmetries.unrotated(x)
+    for i, kind in enumerate(classes):
+        if any(same(symmetries.entries, image, copy, tolerance) for copy in kind.copies):
+            classes[i] = replace(kind, found=kind.found + found)
+            return False
+    classes.append(_Class(symmetries.copies(x), found, round_))
+    return True
+
+
+def _deflation(symmetries: Symmetries, classes: list[_Class]) -> newton.Deflation:
+    """Return the factor that keeps a search away from all copies of the points found so far."""
+    known = [copy for kind in classes for copy in kind.copies]
+    if not known:
+        return newton.Deflation.of_none()
+    states = np.array(known)
+    return newton.Deflation(symmetries.invariants(states), symmetries.invariant_scales(states), symmetries.invariants)
+
+
+def _describe(closed: ClosedRates, symmetries: Symmetries, kind: _Class, tau: float) -> FixedPoint:
+    entries, x = closed.entries, kind.copies[0]
     Q, R = entries.unpack(x)
     coefficients = LimitCoefficients(closed.problem, accuracy(closed.problem))(Q, R)
     noise = float(coefficients.error) * _terms(closed.problem, coefficients, Q, R, tau)
     free, linear = closed.free, stability_at(closed, x, tau)
     rates = closed.rates(x, tau)
     error = newton.error_of(linear.jacobian, newton.scales(entries, x)[free], np.abs(rates[free]) + noise)
-    copies = tuple(entries.unpack(copy) for copy in symmetries.copies(x))
+    copies = tuple(entries.unpack(copy) for copy in kind.copies)
     return FixedPoint(
-        name=_name(Q, R), Q=Q, R=R, loss=float(coefficients.loss),
+        name=name_of(Q, R), Q=Q, R=R, loss=float(coefficients.loss),
         residual=float(np.abs(rates).max()), error=float(error.max()),
         stability=linear, copies=copies,
-        copy_names=tuple(_name(q, r) for q, r in copies),
-        is_continuum=symmetries.is_rotated(x), found=found,
+        copy_names=tuple(name_of(q, r) for q, r in copies),
+        is_continuum=symmetries.is_rotated(x), found=kind.found, round=kind.round,
     )  # fmt: skip
 
 
@@ -268,7 +318,8 @@ def _terms(problem: Problem, c: Coefficients, Q: Array, R: Array, tau: float) ->
     return tau * drift + float(np.abs(c.Lambda).max())
 
 
-def _name(Q: Array, R: Array) -> str:
+def name_of(Q: Array, R: Array) -> str:
+    """Return which feature each output has learnt, in words."""
     if not Q.any():
         return "zero weights"
     cosines = cosine_similarity(Q, R)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.optimize import brentq, root
 from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.analysis import newton
+from mkvlasov.analysis.families import BATCH, at_value, check_bounds, check_parameter
 from mkvlasov.analysis.fixed_points import accuracy, constant_rate
 from mkvlasov.analysis.starts import one_output
 from mkvlasov.errors import InvalidInput, UnsupportedError
@@ -20,8 +21,6 @@ from mkvlasov.limit.coefficients import Coefficients, LimitCoefficients
 from mkvlasov.limit.derivatives import ClosedRates
 from mkvlasov.limit.moments import sphere_rate
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.losses import Covariance
-from mkvlasov.problem.parameters import parameter, with_parameter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -367,19 +366,13 @@ def variance_modes(problem: Problem) -> tuple[Array, Array]:
 
 def _growth_at(problem: Problem, name: str, value: float, mode: Array) -> tuple[float, float] | None:
     """Return growth rate and error of the mode nearest to a given one; None without an uninformative state."""
-    batch = name == "batch_size"
-    if batch:
-        # If samples do not interact, the state depends on tau / B alone, and the rate is tau times a function of it.
-        varied = replace(problem, batch_size=1, learning_rate=problem.rate(0.0) / value)
-    else:
-        varied = with_parameter(problem, name, value)
+    varied, factor = at_value(problem, name, value)
     variances, modes = variance_modes(varied)
     variance = float(variances[np.abs(mode @ modes).argmax()])
     try:
         state = _Uninformative.of(ClosedRates(varied, accuracy(problem)), varied.rate(0.0))
     except UnsupportedError:
         return None
-    factor = value if batch else 1.0
     return factor * state.growth(variance), factor * state.error_at(variance)
 
 
@@ -391,21 +384,12 @@ def _existing(problem: Problem, name: str, value: float, mode: Array) -> float:
 
 
 def _bounds(problem: Problem, name: str, bounds: tuple[float, float] | None) -> tuple[float, float]:
-    if isinstance(name, str) and name == "batch_size":
-        loss = problem.loss
-        if isinstance(loss, Covariance) and (loss.centered or (loss.decorrelation and problem.outputs > 1)):
-            raise UnsupportedError("batch_size: the samples of a batch interact, so that only integers have a meaning")
-        default = (1.0, 1e4)
-    else:
-        value = float(np.mean(parameter(problem, name)))
-        default = (-1.0, 1.0) if name.endswith("correlation") else (1e-2 * value, 1e2 * value)
-    if bounds is None:
-        if not default[0] < default[1]:
-            raise InvalidInput("bounds", None, f"two increasing numbers, because {name} is {value:g}")
-        return default
-    low, high = _checks.array("bounds", bounds, shape=(2,))
+    value = check_parameter(problem, name)
+    if bounds is not None:
+        return check_bounds(name, bounds)
+    if name == BATCH:
+        return 1.0, 1e4
+    low, high = (-1.0, 1.0) if name.endswith("correlation") else (1e-2 * value, 1e2 * value)
     if not low < high:
-        raise InvalidInput("bounds", bounds, "two increasing numbers")
-    if name == "batch_size" and low <= 0.0:
-        raise InvalidInput("bounds", bounds, "two increasing numbers > 0")
-    return float(low), float(high)
+        raise InvalidInput("bounds", None, f"two increasing numbers, because {name} is {value:g}")
+    return low, high

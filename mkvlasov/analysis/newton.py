@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,11 @@ _KEPT = 0.05
 _NULL = 1e-8
 """Singular values below this part of the largest one are directions along which nothing changes."""
 
+_REACH = 0.1
+"""s above, in scaled variables."""
+_ALONG = 1e-4
+_STRETCHED = 20.0
+
 CONVERGED, DIVERGED, VANISHED, STALLED = "converged", "diverged", "vanished", "stalled"
 
 
@@ -34,6 +41,45 @@ class Found(NamedTuple):
     ended: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Deflation:
+    """The factor M(x) = prod_i (1 + s^2 / |x - x_i|^2) that keeps a search away from known zeros x_i.
+
+    Attributes
+    ----------
+    known : ndarray, shape (n, c)
+        Coordinates of the zeros.
+    sizes : ndarray, shape (n, c)
+        Their scales, in which distances are measured.
+    coordinates : function of states (S, d), returning (S, c)
+        The same for all zeros of a continuum.
+    """
+
+    known: Array
+    sizes: Array
+    coordinates: Callable[[Array], Array]
+
+    @classmethod
+    def of_none(cls) -> Deflation:
+        """Return the factor 1."""
+        return cls(np.zeros((0, 0)), np.zeros((0, 0)), lambda x: np.zeros((len(x), 0)))
+
+    def factor(self, x: Array) -> Array:
+        """Return M (S,) at states (S, d)."""
+        gaps = (self.coordinates(x)[:, None] - self.known) / self.sizes
+        squares = np.maximum((gaps**2).sum(axis=-1), 1e-300)
+        return np.prod(1.0 + _REACH**2 / squares, axis=-1)
+
+    def stretch(self, x: Array, step: Array) -> Array:
+        """Return the numbers (S,) 1 / (1 - M' . step / M) by which Newton's steps are multiplied, bounded."""
+        if not len(self.known):
+            return np.ones(len(x))
+        h = _ALONG
+        slope = (np.log(self.factor(x + h * step)) - np.log(self.factor(x - h * step))) / (2.0 * h)
+        rest = 1.0 - slope
+        return np.clip(1.0 / np.where(np.abs(rest) > 1.0 / _STRETCHED, rest, 1.0 / _STRETCHED), -_STRETCHED, _STRETCHED)
+
+
 def scales(entries: Entries, x: Array) -> Array:
     """Return natural sizes (..., d) of the entries of states: sqrt(q) for R and q for Q, q the largest Q_jj."""
     Q, _ = entries.unpack(x)
@@ -42,10 +88,18 @@ def scales(entries: Entries, x: Array) -> Array:
     return np.where(np.arange(entries.size) < entries.overlaps, np.sqrt(q), q)
 
 
-def search(closed: ClosedRates, starts: Array, tau: float, bounds: tuple[float, float]) -> Found:
+def search(
+    closed: ClosedRates,
+    starts: Array,
+    tau: float,
+    bounds: tuple[float, float],
+    deflation: Deflation | None = None,
+) -> Found:
     """Follow Newton's method from many starts, with coarse differences and Broyden's updates in between.
 
-    Steps are shortened until Q - R R^T stays positive and the scaled residual falls.
+    Steps are shortened until Q - R R^T stays positive and the scaled residual falls. With deflation the residual is
+    multiplied by a factor that grows towards known zeros; Newton's step is then that of the residual alone times a
+    number (Farrell, Birkisson and Funke, 2015), so that nothing else changes.
 
     Parameters
     ----------
@@ -56,8 +110,10 @@ def search(closed: ClosedRates, starts: Array, tau: float, bounds: tuple[float, 
     tau : float
     bounds : pair of floats
         A search ends where the largest Q_jj is below the first (VANISHED) or above the second (DIVERGED).
+    deflation : Deflation, optional
     """
     entries, free = closed.entries, closed.free
+    deflation = deflation or Deflation.of_none()
     x = starts.copy()
     ended = np.full(len(x), STALLED, dtype=object)
     left = np.arange(len(x))
@@ -75,7 +131,8 @@ def search(closed: ClosedRates, starts: Array, tau: float, bounds: tuple[float, 
         size = scales(entries, x[left])
         step = np.zeros_like(size)
         step[:, free] = _newton_step(J[left], f[left][:, free], size[:, free])
-        new, f_new, moved = _shortened(closed, x[left], f[left], step, size, tau)
+        step *= deflation.stretch(x[left], step)[:, None]
+        new, f_new, moved = _shortened(closed, x[left], f[left], step, size, tau, deflation)
         change = (new - x[left])[:, free]
         gain = _merit(f_new, size) / np.maximum(_merit(f[left], size), 1e-300)
         done = moved & (np.abs(step / size).max(axis=-1) <= _SEARCHED)
@@ -168,11 +225,12 @@ def _merit(f: Array, size: Array) -> Array:
 
 
 def _shortened(
-    closed: ClosedRates, x: Array, f: Array, step: Array, size: Array, tau: float
+    closed: ClosedRates, x: Array, f: Array, step: Array, size: Array, tau: float, deflation: Deflation
 ) -> tuple[Array, Array, np.ndarray]:
     """Return the first of the shortened steps that is admissible and lowers the residual; whether there is one."""
     new, f_new, moved = x.copy(), f.copy(), np.zeros(len(x), dtype=bool)
-    before, least = _merit(f, size), smallest_eigenvalue(closed.entries, x)
+    before = _merit(f, size) * deflation.factor(x)
+    least = smallest_eigenvalue(closed.entries, x)
     open_ = np.arange(len(x))
     for fraction in _FRACTIONS:
         trial = x[open_] + fraction * step[open_]
@@ -182,7 +240,8 @@ def _shortened(
         if not len(tried):
             continue
         values = closed.rates(trial[kept], tau)
-        lower = _merit(values, size[tried]) <= (1.0 - 1e-3 * fraction) * before[tried]
+        merit = _merit(values, size[tried]) * deflation.factor(trial[kept])
+        lower = merit <= (1.0 - 1e-3 * fraction) * before[tried]
         chosen = tried[lower]
         new[chosen], f_new[chosen], moved[chosen] = trial[kept][lower], values[lower], True
         open_ = np.setdiff1d(open_, chosen)

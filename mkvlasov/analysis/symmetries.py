@@ -16,6 +16,11 @@ _SAME = 1e-6
 """States closer than this, relative to their scale, are one."""
 _EQUIVARIANT = 1e-6
 _MOST_COPIES = 5000
+_MOST_PRODUCTS = 400
+_SAME_STATE = 1e-4
+"""A bifurcation point counts as symmetric within this part of its scale, to which it is located at least."""
+_MOVED = 0.1
+"""Null vectors of unit length are moved by this much, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,69 @@ class Symmetries:
         size = scales(self.entries, x)[0]
         return any(bool((np.abs(R[:, list(block)]) > _SAME * size).any()) for block in self.rotated)
 
+    def invariants(self, x: Array) -> Array:
+        """Return coordinates (..., c) of states (..., d) that rotations leave alone and that tell other states apart.
+
+        R of features that can be rotated enters by its products R R^T.
+        """
+        _, R = self.entries.unpack(x)
+        blocks = [R[..., list(block)] for block in self.rotated]
+        grams = [(block @ block.mT).reshape(*x.shape[:-1], -1) for block in blocks]
+        return np.concatenate([x[..., self._unrotated_entries], *grams], axis=-1)
+
+    def invariant_scales(self, x: Array) -> Array:
+        """Return the natural sizes of the `invariants` of states (n, d)."""
+        size = scales(self.entries, x)
+        number = len(self.rotated) * self.entries.outputs**2
+        return np.concatenate([size[:, self._unrotated_entries], np.repeat(size[:, -1:], number, axis=1)], axis=-1)
+
+    @property
+    def _unrotated_entries(self) -> list[int]:
+        rotated = {feature for block in self.rotated for feature in block}
+        k, n = self.entries.features, self.entries.overlaps
+        return [i for i in range(self.entries.size) if i >= n or i % k not in rotated]
+
+    def broken(self, x: Array, directions: Array) -> tuple[tuple[str, ...], bool]:
+        """Return the symmetries of a state (d,) that directions (n, d) lack, and whether one reverses all of these.
+
+        The simplest ones: products of several generators only where no generator or shorter product is broken.
+        """
+        size = scales(self.entries, x)
+        names: list[tuple[int, str]] = []
+        reversed_ = False
+        for length, symmetry in self._products():
+            if not same(self.entries, symmetry(self.entries, x), x, _SAME_STATE):
+                continue
+            images = symmetry(self.entries, directions)
+            # Null vectors of one symmetry type are mapped among themselves, so compare what spans them.
+            if np.abs((images - directions) / size).max(initial=0.0) > _MOVED:
+                names.append((length, symmetry.name))
+                reversed_ |= bool(np.abs((images + directions) / size).max() <= _MOVED)
+        shortest = min((length for length, _ in names), default=0)
+        found = [name for length, name in names if length == shortest]
+        for block, name in zip(self.rotated, self.names[len(self.discrete) :], strict=True):
+            moved = np.abs(self.entries.unpack(directions)[1][..., list(block)]).max(initial=0.0)
+            if moved > _MOVED and not np.abs(self.entries.unpack(x)[1][:, list(block)]).max() > _SAME_STATE * size[0]:
+                found.append(name)
+        return tuple(found), reversed_
+
+    def _products(self) -> list[tuple[int, Symmetry]]:
+        """Return products of generators with their lengths, shortest first, without the identity."""
+        unit = Symmetry("", np.eye(self.entries.outputs), np.eye(self.entries.features))
+        found = [(0, unit)]
+        known = {_key(unit)}
+        for length, symmetry in found:  # grows while it is read
+            for generator in self.discrete:
+                product = Symmetry(
+                    f"{symmetry.name} with {generator.name}" if length else generator.name,
+                    generator.outputs @ symmetry.outputs,
+                    generator.features @ symmetry.features,
+                )
+                if _key(product) not in known and len(found) < _MOST_PRODUCTS:
+                    known.add(_key(product))
+                    found.append((length + 1, product))
+        return found[1:]
+
     def unrotated(self, x: Array) -> Array:
         """Rotate every block of features so that its overlaps are lower triangular with a diagonal >= 0."""
         Q, R = self.entries.unpack(x)
@@ -150,6 +218,11 @@ def find_symmetries(closed: ClosedRates, tau: float) -> Symmetries:
     ]
     found += flips + [s for s in exchanges if holds(s)]
     return Symmetries(entries, tuple(found), _connected(rotated))
+
+
+def _key(symmetry: Symmetry) -> tuple[int, ...]:
+    """Return a signed permutation of R as integers."""
+    return tuple(np.kron(symmetry.outputs, symmetry.features).round().astype(int).ravel().tolist())
 
 
 def _flip(n: int, i: int) -> Array:

@@ -10,6 +10,8 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
+from mkvlasov.analysis.continuation import continue_fixed_points
+from mkvlasov.analysis.diagram import BifurcationDiagram
 from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points, stability
 from mkvlasov.analysis.learnability import Learnability, learnability
 from mkvlasov.analysis.noise import NoiseStudy, noise_study
@@ -123,6 +125,32 @@ class ReducedSystem:
         """
         return noise_study(
             self.problem, stds=stds, correlations=correlations, feature=feature, starts=starts, rng=rng,
+            progress=progress,
+        )  # fmt: skip
+
+    def continuation(
+        self,
+        name: str,
+        *,
+        bounds: tuple[float, float],
+        logarithmic: bool | None = None,
+        searches: int | None = None,
+        starts: int | None = None,
+        rng: Seed = 0,
+        progress: bool = True,
+    ) -> BifurcationDiagram:
+        """Return the fixed points as functions of a parameter, with folds, pitchforks and Hopf points.
+
+        Parameters
+        ----------
+        name : str
+            Path of a number, such as "hidden.variance[0]" or "augmentation.std", or "batch_size".
+        bounds : pair of floats
+        logarithmic, searches, starts, rng, progress
+            As in `mkvlasov.analysis.continue_fixed_points`.
+        """
+        return continue_fixed_points(
+            self.problem, name, bounds=bounds, logarithmic=logarithmic, searches=searches, starts=starts, rng=rng,
             progress=progress,
         )  # fmt: skip
 

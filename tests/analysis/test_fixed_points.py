@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mkvlasov as mv
+from mkvlasov.analysis.newton import Deflation
 
 PAPER, _ = mv.read_problem("contrastive")
 
@@ -142,3 +143,39 @@ def test_nothing_is_stationary_under_a_schedule():
         mv.reduce(problem).fixed_points()
     with pytest.raises(mv.UnsupportedError, match=r"^learning_rate"):
         mv.reduce(problem).learnability()
+
+
+def test_deflation_finds_what_few_starts_miss():
+    problem = replace(PAPER, hidden=mv.hidden.Rademacher([4.0, 3.5, 3.0, 2.5]))
+    system = mv.reduce(problem)
+    few, dense = system.fixed_points(starts=1), system.fixed_points(starts=400)
+    late = [point for point in few if point.round > 0]
+    assert late
+    assert max(point.round for point in few) <= few.rounds - 1  # the last round found nothing
+    assert few.starts == sum(point.found for point in few) + sum(few.failures.values())
+    assert "by deflation" in str(few)
+    known = [np.abs(R).max(axis=0) for point in dense for _, R in point.copies]
+    for point in late:
+        assert min(np.abs(np.abs(point.R[0]) - R).max() for R in known) < 1e-8
+
+
+def test_the_deflated_newton_step_is_that_of_the_deflated_residual():
+    """Against differences of M(x) f(x), which know nothing of the formula."""
+    known = np.array([[0.5, -0.3, 1.0], [-0.2, 0.4, 0.7]])
+    deflation = Deflation(known, np.ones_like(known), lambda x: x)
+
+    def f(x):
+        return np.array([x[0] ** 2 + x[1] - 0.3, np.sin(x[1]) * x[2] - 0.1, x[2] ** 3 - x[0]])
+
+    def deflated(x):
+        return deflation.factor(x[None])[0] * f(x)
+
+    def newton_step(function, x):
+        h = 1e-5
+        J = np.array([(function(x + move) - function(x - move)) / (2 * h) for move in h * np.eye(3)]).T
+        return -np.linalg.solve(J, function(x))
+
+    for x in (np.array([0.6, -0.2, 0.9]), np.array([0.1, 0.1, 0.8])):
+        plain = newton_step(f, x)
+        stretched = deflation.stretch(x[None], plain[None])[0] * plain
+        np.testing.assert_allclose(stretched, newton_step(deflated, x), rtol=1e-5)

@@ -1,5 +1,6 @@
 """Growth rates and critical values against Jacobians, closed forms, and runs of the (Q, R) chain."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy.optimize import brentq
 
 import mkvlasov as mv
-from mkvlasov.analysis.learnability import CriticalValues
+from mkvlasov.analysis.learnability import CriticalValues, critical_values
 from mkvlasov.plotting.style import PALETTE
 from mkvlasov.problem.parameters import with_parameter
 
@@ -232,3 +233,19 @@ def test_the_figure_marks_zeros_and_draws_no_line_across_jumps_and_gaps():
     labels = axes.get_legend_handles_labels()[1]
     assert labels == ["no uninformative state", "jump: the uninformative state changes", "critical value 1"]
     assert axes.get_xlabel() == "some.parameter"
+
+
+def test_a_growth_rate_that_jumps_over_zero_has_no_critical_value_there(monkeypatch):
+    """As where the uninformative state changes at once: Brent's method ends at the jump, where nothing vanishes."""
+    module = sys.modules["mkvlasov.analysis.learnability"]
+    monkeypatch.setattr(module, "_growth_at", lambda problem, name, value, mode: (np.sign(value - 1.7) + 0.1, 1e-12))
+    found = critical_values(PAPER, "learning_rate", bounds=(1.0, 3.0))
+    assert len(found.values) == 0
+    np.testing.assert_allclose(found.jumps, [1.7], atol=1e-9)
+
+
+def test_the_error_counts_the_rounding_of_a_strong_weight_decay():
+    kappa = 1e6
+    item = mv.reduce(replace(PAPER, regularizer=mv.regularizers.L2(kappa))).learnability(1)
+    assert item.error >= np.finfo(float).eps * 0.4 * kappa
+    assert abs(item.growth_rate - 0.4 * (2.0 * (0.85 + 2.0) - kappa)) <= item.error

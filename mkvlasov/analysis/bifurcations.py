@@ -1,0 +1,177 @@
+"""Where zeros of F(x, p) on a branch change their stability or turn back: folds, branch points and Hopf points.
+
+Test functions along a branch: the part of the tangent along the parameter (folds), and the real parts of the
+eigenvalues of dF/dx in falling order (everything else). What vanishes is located by Brent's method on the arc
+(Kuznetsov, Elements of Applied Bifurcation Theory, chapter 10).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mkvlasov._typing import Array
+from mkvlasov.analysis.arclength import Branch, Equation, Point, Steps
+from mkvlasov.analysis.crossings import crossing
+
+FOLD, BRANCH_POINT, VERTEX, HOPF = "fold", "branch point", "vertex", "Hopf"
+
+_RANK = 1e-5
+"""Singular values of the derivative below this part of the largest one make a branch point of a fold."""
+_ONE = 1e-4
+"""Crossings closer than this, in scaled variables, are one."""
+_NULL = 1e-4
+"""Singular values of dF/dx below this part of the derivative nearby count as null directions at a crossing."""
+_TURNING = 1e-4
+"""Imaginary parts above this part of the largest eigenvalue make a Hopf point."""
+
+
+class Event(NamedTuple):
+    """What happens at one point of a branch.
+
+    Attributes
+    ----------
+    kind : str
+        FOLD; BRANCH_POINT where a real eigenvalue vanishes and the branch goes on; VERTEX where the branch turns back
+        because it meets another one; HOPF.
+    interval : int
+        It lies between the points i and i + 1.
+    point : Point
+    p, error : float
+        Value of the parameter and its estimated error.
+    null : ndarray, shape (d, n)
+        Unit null vectors of dF/dx in the scaled variables; for a Hopf point none.
+    frequency : float or None
+        Imaginary part of the eigenvalue of a Hopf point.
+    """
+
+    kind: str
+    interval: int
+    point: Point
+    p: float
+    error: float
+    null: Array
+    frequency: float | None
+
+
+class Events(NamedTuple):
+    """Events along a branch in order, and intervals (i, i + 1) in which something changed that was not located."""
+
+    found: list[Event]
+    unresolved: list[int]
+
+
+def eigenvalues(equation: Equation, matrix: Array) -> npt.NDArray[np.complex128]:
+    """Return the eigenvalues of dF/dx by falling real part, from the derivative (..., d, d + 1) by scaled variables."""
+    values = np.linalg.eigvals(matrix[..., :-1] / equation.scale).astype(np.complex128)
+    order = np.argsort(-values.real, axis=-1, kind="stable")
+    return np.take_along_axis(values, order, axis=-1)
+
+
+def _eigenvalue_errors(equation: Equation, matrix: Array, errors: Array) -> Array:
+    """Return the errors of the eigenvalues, in the order of `eigenvalues`, that errors (d, d) of dF/dx cause.
+
+    To first order |y|^T E |x| / |y^T x| with eigenvectors from the left and right.
+    """
+    values, vectors = np.linalg.eig(matrix[:, :-1] / equation.scale)
+    errors = errors + np.finfo(float).eps * np.abs(matrix[:, :-1] / equation.scale).max()
+    found = np.einsum("ki,ij,jk->k", np.abs(np.linalg.pinv(vectors)), errors, np.abs(vectors))
+    return np.asarray(found[np.argsort(-values.real, kind="stable")])
+
+
+def find_events(equation: Equation, branch: Branch, errors: Array, steps: Steps | None = None) -> Events:
+    """Return the folds, branch points and Hopf points of a branch.
+
+    Parameters
+    ----------
+    equation : Equation
+    branch : Branch
+    errors : ndarray, shape (n, d, d)
+        Errors of dF/dx at the points. Eigenvalues below what these do to them have no sign.
+    steps : Steps, optional
+
+    Notes
+    -----
+    Two crossings of the same eigenvalue between neighbouring points are overlooked.
+    """
+    steps = steps or Steps()
+    real = eigenvalues(equation, branch.matrices).real
+    noise = np.array([_eigenvalue_errors(equation, m, e) for m, e in zip(branch.matrices, errors, strict=True)])
+    found: list[Event] = []
+    unresolved: list[int] = []
+    turning = set(branch.folds.tolist())
+    for i in range(len(branch) - 1):
+        here: list[Event] = []
+        # An eigenvalue that is zero within its error on both sides, as along a continuum, does not change.
+        decided = np.maximum(*(np.abs(real[j]) / np.maximum(noise[j], 1e-300) for j in (i, i + 1))) > 1.0
+        changed = (real[i] * real[i + 1] < 0.0) & decided
+        if i in turning:
+            turn = _turn(equation, branch, i, steps)
+            here += [turn] if turn else []
+            if turn is None:
+                unresolved.append(i)
+        for k in np.flatnonzero(changed):
+            event = _vanishing(equation, branch, i, int(k), float(max(noise[i, k], noise[i + 1, k])), steps)
+            if event is None:
+                unresolved.append(i)
+            elif not any(np.linalg.norm(event.point.u - other.point.u) < _ONE for other in here):
+                here.append(event)
+        start = equation.pack(branch.x[i], branch.p[i])
+        found += sorted(here, key=lambda event: float(np.linalg.norm(event.point.u - start)))
+    return Events(found, sorted(set(unresolved)))
+
+
+def _turn(equation: Equation, branch: Branch, i: int, steps: Steps) -> Event | None:
+    """Return the fold or vertex where the tangent has no part along the parameter."""
+    located = crossing(equation, branch, i, lambda point: float(point.tangent[-1]), steps)
+    if located is None:
+        return None
+    point, error = located
+    p = equation.unpack(point.u)[1]
+    values = np.linalg.svd(point.matrix, compute_uv=False)
+    kind = FOLD if values[-1] > _RANK * values[0] else VERTEX
+    return Event(
+        kind,
+        i,
+        point,
+        p,
+        error * _unit(equation, p),
+        _null(point.matrix[:, :-1], float(np.linalg.norm(branch.matrices[i]))),
+        None,
+    )
+
+
+def _vanishing(equation: Equation, branch: Branch, i: int, k: int, noise: float, steps: Steps) -> Event | None:
+    """Return the point where the real part of the k-th eigenvalue vanishes."""
+
+    def real_part(point: Point) -> float:
+        return float(eigenvalues(equation, point.matrix)[k].real)
+
+    located = crossing(equation, branch, i, real_part, steps, noise=noise)
+    if located is None:
+        return None
+    point, error = located
+    p = equation.unpack(point.u)[1]
+    values = eigenvalues(equation, point.matrix)
+    error *= _unit(equation, p)
+    frequency = abs(float(values[k].imag))
+    if frequency > _TURNING * np.abs(values).max():
+        return Event(HOPF, i, point, p, error, np.zeros((len(values), 0)), frequency)
+    return Event(
+        BRANCH_POINT, i, point, p, error, _null(point.matrix[:, :-1], float(np.linalg.norm(branch.matrices[i]))), None
+    )
+
+
+def _null(matrix: Array, size: float) -> Array:
+    """Return the null vectors (d, n) of a square matrix that is part of one of this size, at least one."""
+    _, values, right = np.linalg.svd(matrix)
+    number = max(1, int((values <= _NULL * size).sum()))
+    return right[-number:].T
+
+
+def _unit(equation: Equation, p: float) -> float:
+    """Return the change of p per unit of the scaled parameter."""
+    low, high = equation.bounds
+    return p * float(np.log(high / low)) if equation.logarithmic else high - low
