@@ -1,7 +1,12 @@
 from . import goals as goals
+from .basins import Basins as Basins
+from .basins import basins as basins
+from .basins import default_grid as default_grid
 from .fixed_points import FixedPoint as FixedPoint
 from .fixed_points import FixedPoints as FixedPoints
 from .fixed_points import fixed_points as fixed_points
+from .initial_overlaps import StartGrid as StartGrid
+from .initial_overlaps import random_starts as random_starts
 from .learnability import CriticalValues as CriticalValues
 from .learnability import Learnability as Learnability
 from .learnability import learnability as learnability

@@ -10,7 +10,9 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
+from mkvlasov.analysis.basins import Basins, basins
 from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points, stability
+from mkvlasov.analysis.initial_overlaps import StartGrid
 from mkvlasov.analysis.learnability import Learnability, learnability
 from mkvlasov.analysis.noise import NoiseStudy, noise_study
 from mkvlasov.analysis.stability import Stability
@@ -125,6 +127,20 @@ class ReducedSystem:
             self.problem, stds=stds, correlations=correlations, feature=feature, starts=starts, rng=rng,
             progress=progress,
         )  # fmt: skip
+    def basins(
+        self,
+        starts: StartGrid | tuple[ArrayLike, ArrayLike] | None = None,
+        *,
+        t_max: float = 100.0,
+        rtol: float = 1e-6,
+        tolerance: float = 0.01,
+        points: FixedPoints | None = None,
+        progress: bool = True,
+    ) -> Basins:
+        """Return at which fixed point each start ends, and when; see `mkvlasov.analysis.basins.basins`."""
+        return basins(
+            self.problem, starts, t_max=t_max, rtol=rtol, tolerance=tolerance, points=points, progress=progress
+        )
 
     @cached_property
     def _rates(self) -> ClosedRates:
