@@ -15,6 +15,7 @@ from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points
 from mkvlasov.analysis.initial_overlaps import StartGrid
 from mkvlasov.analysis.learnability import Learnability, learnability
 from mkvlasov.analysis.noise import NoiseStudy, noise_study
+from mkvlasov.analysis.portrait import PhasePortrait, phase_portrait
 from mkvlasov.analysis.stability import Stability
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
@@ -26,6 +27,8 @@ from mkvlasov.reduction.derivation import explain
 from mkvlasov.reduction.fluctuations import Fluctuations, fluctuations
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mkvlasov.reduction.symbolic import SymbolicSystem
 
 
@@ -141,6 +144,21 @@ class ReducedSystem:
         return basins(
             self.problem, starts, t_max=t_max, rtol=rtol, tolerance=tolerance, points=points, progress=progress
         )
+
+    def phase_portrait(
+        self, plane: StartGrid | None = None, *, trajectories: int = 8, points: FixedPoints | None = None
+    ) -> PhasePortrait:
+        """Return vector field, nullclines, fixed points and separatrices in a plane of two entries of (R, Q).
+
+        See `mkvlasov.analysis.portrait.phase_portrait`.
+        """
+        return phase_portrait(self.problem, plane, trajectories=trajectories, points=points)
+
+    def plot_phase_portrait(
+        self, plane: StartGrid | None = None, *, trajectories: int = 8, points: FixedPoints | None = None
+    ) -> Figure:
+        """Draw the phase portrait in a plane of two entries of (R, Q); the arguments are those of `phase_portrait`."""
+        return self.phase_portrait(plane, trajectories=trajectories, points=points).plot()
 
     @cached_property
     def _rates(self) -> ClosedRates:
