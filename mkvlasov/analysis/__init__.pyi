@@ -1,4 +1,6 @@
 from . import goals as goals
+from .basin_fractions import BasinFractions as BasinFractions
+from .basin_fractions import basin_fractions as basin_fractions
 from .basins import Basins as Basins
 from .basins import basins as basins
 from .basins import default_grid as default_grid
@@ -15,5 +17,7 @@ from .noise import NoiseStudy as NoiseStudy
 from .noise import noise_study as noise_study
 from .search import SearchResult as SearchResult
 from .search import search as search
+from .portrait import PhasePortrait as PhasePortrait
+from .portrait import phase_portrait as phase_portrait
 from .stability import Stability as Stability
 from .stability import classify as classify

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ from mkvlasov.analysis.destinations import find_destinations
 from mkvlasov.analysis.fixed_points import FixedPoints, constant_rate, fixed_points
 from mkvlasov.analysis.flow import Flow
 from mkvlasov.analysis.initial_overlaps import StartGrid, feasible
-from mkvlasov.analysis.neighbourhoods import Ends
+from mkvlasov.analysis.neighbourhoods import Ends, unsigned
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.limit.derivatives import ClosedRates
 from mkvlasov.limit.entries import Entries
@@ -29,9 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SPECIAL = {"diverged": DIVERGED, "unresolved": UNRESOLVED, "infeasible": INFEASIBLE}
-_SIZES = (100, 30, 9)
+_SIZES = (100, 30, 10)
 """Points along each axis of the default grid: coefficients compiled, one output, several outputs."""
 _BEYOND = 1.5
+"""Range of Q in the default grid, over the largest Q of a fixed point."""
+_HALF_LEARNT = 0.5
+"""Overlaps of the other outputs in the default grid, over those at a fixed point: these leave room for the first one."""
 
 
 class Fraction(NamedTuple):
@@ -94,32 +98,25 @@ class Basins:
     seconds: float
 
     @property
-    def point(self) -> npt.NDArray[np.int64]:
-        """The place of the end of each start in `points`, shape (...); symmetric copies alike; special labels kept."""
-        return np.where(self.labels >= 0, self.ends.point[np.maximum(self.labels, 0)], self.labels)
-
-    @property
     def counts(self) -> Mapping[str, int]:
         """Number of starts by the name of their end; "diverged", "unresolved" and "infeasible" are always listed."""
         found = {name: int((self.labels == j).sum()) for j, name in enumerate(self.ends.names)}
         special = {name: int((self.labels == label).sum()) for name, label in _SPECIAL.items()}
         return {name: count for name, count in found.items() if count} | special
 
-    def fractions(self, *, copies: bool = True) -> Mapping[str, Fraction]:
+    def fractions(self, *, signs: bool = True) -> Mapping[str, Fraction]:
         """Return the part of the feasible starts by name: of ends that some start reaches, and of special labels.
 
         Parameters
         ----------
-        copies : bool
-            Whether symmetric copies count apart; else under the name of the first one.
+        signs : bool
+            Whether ends that differ in the signs of features count apart.
         """
-        counts = dict(self.counts)
-        feasible_starts = self.labels.size - counts.pop("infeasible")
-        if not copies:
-            names = [point.name for point in self.points]
-            merged = {name: int((self.point == p).sum()) for p, name in enumerate(names)}
-            counts = {n: c for n, c in merged.items() if c} | {n: counts[n] for n in ("diverged", "unresolved")}
-        return {name: _fraction(c, feasible_starts, sampled=self.grid is None) for name, c in counts.items()}
+        counts: Counter[str] = Counter()
+        for name, count in self.counts.items():
+            counts[name if signs else unsigned(name)] += count
+        total = self.labels.size - counts.pop("infeasible")
+        return {name: fraction_of(count, total, sampled=self.grid is None) for name, count in counts.items()}
 
     def changed_labels(self, *, progress: bool = True) -> npt.NDArray[np.bool_]:
         """Return which labels change, shape (...), with half the steps, tolerance and neighbourhoods.
@@ -178,8 +175,7 @@ def basins(
     problem : Problem
         With L2 regularization or none, and a constant learning rate.
     starts : StartGrid, or pair (Q, R) of arrays, shapes (..., m, m) and (..., m, K), optional
-        By default a grid over R[0,0] and R[0,1] (over R[0,0] and Q[0,0], or another overlap, if there is one feature) at
-        the stable fixed point of the lowest loss.
+        By default what `default_grid` returns.
     t_max : float
     rtol : float
         Relative tolerance of the Runge-Kutta method of order 8 (absolute: a hundredth of it) and of the coefficients.
@@ -236,9 +232,10 @@ def basins(
 
 
 def default_grid(problem: Problem, points: FixedPoints, size: int | None = None) -> StartGrid:
-    """Return a grid around the stable fixed points, at the other entries of the one of the lowest loss.
+    """Return a grid around the stable fixed points.
 
-    Over R[0,0] and R[0,1]; with one feature over the overlaps of two outputs, or for one output over R[0,0] and Q[0,0]
+    The other entries are taken from the stable point of the lowest loss: Q without its off-diagonal, and half the
+    overlaps of the other outputs; the other overlaps of a single output are zero. Over R[0,0] and R[0,1]; with one feature over the overlaps of two outputs, or for one output over R[0,0] and Q[0,0]
     (on the sphere there is only R[0,0], and no such plane).
 
     Parameters
@@ -250,7 +247,8 @@ def default_grid(problem: Problem, points: FixedPoints, size: int | None = None)
     """
     entries = Entries(problem.outputs, problem.n_features)
     chosen = min(points.stable or points.points, key=lambda point: point.loss)
-    Q, R = chosen.Q if chosen.Q.any() else np.eye(problem.outputs), chosen.R
+    Q = np.diag(np.diagonal(chosen.Q)) if chosen.Q.any() else np.eye(problem.outputs)
+    R = _HALF_LEARNT * chosen.R if problem.outputs > 1 else np.zeros_like(chosen.R)
     if size is None:
         size = _SIZES[0 if has_line_kernel(problem) else 1 if problem.outputs == 1 else 2]
     limit = float(np.sqrt(Q[0, 0]))
@@ -285,6 +283,7 @@ def _checked(problem: Problem, starts: object) -> tuple[Array, Array]:
     return Q, R
 
 
-def _fraction(count: int, total: int, *, sampled: bool) -> Fraction:
+def fraction_of(count: int, total: int, *, sampled: bool) -> Fraction:
+    """Return a count as a part of the total."""
     p = (count + 1.0) / (total + 2.0)
     return Fraction(count, count / max(total, 1), math.sqrt(p * (1.0 - p) / (total + 3.0)) if sampled else math.inf)

@@ -13,8 +13,18 @@ from mkvlasov._typing import Array
 Refine = Callable[[Array, Array], Array]
 """Takes the ends (E, 2), (E, 2) of edges that a line crosses, and returns a point (E, 2) of the line on each."""
 
+Misfit = Callable[[Array], Array]
+"""Takes points (P, 2) and returns how far (P,) from the line they are, in any measure."""
 
-def level_lines(x: Array, y: Array, regions: npt.NDArray[np.int64], valid: npt.NDArray[np.bool_], refine: Refine) -> list[Array]:
+
+def level_lines(
+    x: Array,
+    y: Array,
+    regions: npt.NDArray[np.int64],
+    valid: npt.NDArray[np.bool_],
+    refine: Refine,
+    misfit: Misfit | None = None,
+) -> list[Array]:
     """Return the lines between regions as polylines (n, 2), whose vertices lie on the edges of the grid.
 
     Parameters
@@ -25,11 +35,13 @@ def level_lines(x: Array, y: Array, regions: npt.NDArray[np.int64], valid: npt.N
     valid : ndarray of bool, shape (Y, X)
         Edges with an end elsewhere have no crossings.
     refine : function
+    misfit : function, optional
+        In a cell with four crossings the connection whose middle fits best is taken; without it the shorter one of those
+        that do not cross.
 
     Notes
     -----
-    Marching squares. In a cell with four crossings the shorter pair of segments is taken; in one where three regions
-    meet, the segments meet in the middle.
+    Marching squares. Where three regions meet, segments meet in the middle of the crossings.
     """
     nodes = np.stack(np.meshgrid(x, y), axis=-1)
     number = np.arange(regions.size).reshape(regions.shape)
@@ -53,7 +65,7 @@ def level_lines(x: Array, y: Array, regions: npt.NDArray[np.int64], valid: npt.N
         edges = [(corner, corner + 1), (corner + 1, corner + 1 + width), (corner + width, corner + width + 1),
                  (corner, corner + width)]  # fmt: skip
         found = [place[edge] for edge in edges if edge in place]
-        for i, j in _segments(found, points):
+        for i, j in _segments(found, points, misfit):
             links[i].append(j)
             links[j].append(i)
     return [np.array([points[i] for i in chain]) for chain in _chains(links)]
@@ -66,14 +78,18 @@ def _cells(a: int, b: int, width: int) -> tuple[int, int]:
     return a, a - 1 if a % width else a
 
 
-def _segments(found: list[int], points: list[Array]) -> list[tuple[int, int]]:
+def _segments(found: list[int], points: list[Array], misfit: Misfit | None) -> list[tuple[int, int]]:
     """Return which crossings of the edges of one cell, listed round it, are connected."""
     if len(found) == 2:
         return [(found[0], found[1])]
     if len(found) == 4:
         a, b, c, d = found
-        options = ([(a, b), (c, d)], [(b, c), (d, a)])
-        return min(options, key=lambda pairs: sum(float(np.linalg.norm(points[i] - points[j])) for i, j in pairs))
+        options = [[(a, b), (c, d)], [(b, c), (d, a)]]
+        if misfit is None:
+            return min(options, key=lambda pairs: sum(float(np.linalg.norm(points[i] - points[j])) for i, j in pairs))
+        options.append([(a, c), (b, d)])
+        middles = np.array([[0.5 * (points[i] + points[j]) for i, j in pairs] for pairs in options])
+        return options[int(misfit(middles.reshape(-1, 2)).reshape(3, 2).max(axis=1).argmin())]
     if len(found) == 3:
         points.append(np.mean([points[i] for i in found], axis=0))
         return [(i, len(points) - 1) for i in found]

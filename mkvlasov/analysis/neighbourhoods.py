@@ -32,12 +32,14 @@ class Ends:
 
     Attributes
     ----------
+    entries : Entries
     point, copy : ndarray of int, shape (n,)
         Places in the list of fixed points, and among the copies of that point.
     x : ndarray, shape (n, d)
     names : tuple of str, length n
     """
 
+    entries: Entries
     point: npt.NDArray[np.int64]
     copy: npt.NDArray[np.int64]
     x: Array
@@ -49,13 +51,18 @@ class Ends:
         listed = [(p, c, *pair) for p, point in enumerate(points) for c, pair in enumerate(point.copies)]
         x = np.array([entries.pack(Q, R) for _, _, Q, R in listed]).reshape(-1, entries.size)
         names = tuple(_copy_name(points, p, c) for p, c, _, _ in listed)
-        return cls(np.array([p for p, *_ in listed]), np.array([c for _, c, *_ in listed]), x, names)
+        return cls(entries, np.array([p for p, *_ in listed]), np.array([c for _, c, *_ in listed]), x, names)
 
 
 def _copy_name(points: FixedPoints, p: int, c: int) -> str:
     point = points[p]
     several = sum(other.copy_names[0] == point.copy_names[0] for other in points) > 1
     return f"{point.copy_names[c]} [{p}]" if several else point.copy_names[c]
+
+
+def unsigned(name: str) -> str:
+    """Return the name of an end without the signs of its features."""
+    return name.removeprefix("-").replace(" - ", " + ").replace(": -", ": ")
 
 
 @dataclass(frozen=True, eq=False)

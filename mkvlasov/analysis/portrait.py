@@ -28,8 +28,8 @@ from mkvlasov.problem.contrastive import Problem
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIZES = (48, 20)
-"""Points along each axis: one output, several."""
+_SIZE, _SIZE_SLAVED, _SIZE_SEVERAL = 96, 48, 20
+"""Points along each axis: one output, with Q from dQ/dt = 0, and several outputs."""
 _RTOL = 1e-10, 1e-6
 """Of the coefficients: one output, several."""
 _TRACED = 1e-8
@@ -193,10 +193,12 @@ def _section(
 ) -> tuple[Section, StartGrid]:
     problem, entries = closed.problem, closed.entries
     if plane is None:
-        plane = default_grid(problem, points, _SIZES[problem.outputs > 1])
+        free = problem.constraint is None and problem.n_features > 1
+        size = _SIZE_SEVERAL if problem.outputs > 1 else _SIZE_SLAVED if free else _SIZE
+        plane = default_grid(problem, points, size)
         if problem.outputs == 1 and problem.n_features > 1:
             horizontal, vertical = (_WIDER * axis if problem.constraint is None else axis for axis in plane.values)
-            plane = StartGrid(plane.entries, (horizontal, vertical), plane.Q, np.zeros_like(plane.R))
+            plane = StartGrid(plane.entries, (horizontal, vertical), plane.Q, plane.R)
     if plane.R.shape != (problem.outputs, problem.n_features):
         raise InvalidInput("plane", plane.R.tolist(), f"a plane of {problem.outputs} x {problem.n_features} overlaps")
     if min(plane.shape) < 2:
@@ -223,11 +225,14 @@ def _nullcline(
         s = find_roots(along, zero, one, along(zero, every), along(one, every))
         return a + s[:, None] * (b - a)
 
-    lines = level_lines(x, y, (rate >= 0.0).astype(np.int64), exists, refine)
+    def misfit(u: Array) -> Array:
+        f, _ = section.rates(u)
+        return np.abs(f[:, section.shown[which]])
+
+    lines = level_lines(x, y, (rate >= 0.0).astype(np.int64), exists, refine, misfit)
     if not lines:
         return [], 0.0
-    f, _ = section.rates(np.concatenate(lines))
-    return lines, float(np.abs(f[:, section.shown[which]]).max())
+    return lines, float(misfit(np.concatenate(lines)).max())
 
 
 def _manifolds(section: Section, grid: StartGrid, saddle: Array) -> list[Array]:

@@ -81,6 +81,8 @@ def draw_phase_portrait(ax: Axes, portrait: PhasePortrait) -> None:
     ax.set(xlabel=f"${p.names[0].replace('[', '_{').replace(']', '}')}$")
     ax.set(ylabel=f"${p.names[1].replace('[', '_{').replace(']', '}')}$")
     ax.set(xlim=(p.x[0], p.x[-1]), ylim=(p.y[0], p.y[-1]))
+    if all(name.startswith("R") for name in p.names):
+        ax.set_aspect("equal")
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
