@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.neighbourhoods import ATTRACTING, IGNORED, PASSING
+from mkvlasov.analysis.neighbourhoods import ATTRACTING, PASSING
 from mkvlasov.solvers.ode_kernels import (
     accept,
     advance,
@@ -25,28 +25,41 @@ UNDECIDED, DIVERGED, UNDERFLOW = -1, -2, -3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _arrived(x: Array, j: int, kind: int, centres: Array, matrix: Array, weights: Array) -> bool:
-    """Return whether x lies in the neighbourhood of end j (`Neighbourhoods`)."""
-    if kind == PASSING:
-        for i in range(len(x)):
-            if not abs(x[i] - centres[j, i]) * weights[j, i] <= 1.0:
-                return False
+def _is_inside(x: Array, centre: Array, matrix: Array) -> bool:
+    """Return whether x lies in an attracting neighbourhood."""
     total = 0.0
     for i in range(len(x)):
         row = 0.0
         for k in range(len(x)):
-            row += matrix[i, k] * (x[k] - centres[j, k])
+            row += matrix[i, k] * (x[k] - centre[k])
         total += row * row
     return total <= 1.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _end_of(x: Array, kinds: Array, centres: Array, matrices: Array, weights: Array) -> tuple[int, bool]:
-    """Return the end whose neighbourhood x lies in, -1 if there is none, and whether it attracts."""
+def _is_near(x: Array, centre: Array, weight: Array) -> bool:
+    for i in range(len(x)):
+        if not abs(x[i] - centre[i]) * weight[i] <= 1.0:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _end_of(x: Array, kinds: Array, centres: Array, matrices: Array) -> int:
+    """Return the end in whose neighbourhood x has converged, -1 if there is none."""
     for j in range(len(kinds)):
-        if kinds[j] != IGNORED and _arrived(x, j, kinds[j], centres, matrices[j], weights):
-            return j, kinds[j] == ATTRACTING
-    return -1, False
+        if kinds[j] == ATTRACTING and _is_inside(x, centres[j], matrices[j]):
+            return j
+    return -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _saddle_near(x: Array, kinds: Array, centres: Array, weights: Array) -> int:
+    """Return the saddle that x is near, -1 if there is none."""
+    for j in range(len(kinds)):
+        if kinds[j] == PASSING and _is_near(x, centres[j], weights[j]):
+            return j
+    return -1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -79,6 +92,7 @@ def follow(
     centres: Array,
     matrices: Array,
     weights: Array,
+    patience: Array,
     labels: Array,
     times: Array,
     ends: Array,
@@ -100,7 +114,7 @@ def follow(
         As in `ode_kernels.integrate`.
     projectors : ndarray, shape (c, d, d)
         Onto the subspaces; the first is the identity.
-    kinds, centres, matrices, weights : ndarrays
+    kinds, centres, matrices, weights, patience : ndarrays
         See `Neighbourhoods`.
     labels : ndarray of int, shape (S,)
         Set to the end, or to UNDECIDED, DIVERGED, UNDERFLOW (of the step).
@@ -120,7 +134,8 @@ def follow(
     for s in range(len(starts)):
         y, c = starts[s].copy(), classes[s]
         now, rejected, label = 0.0, False, UNDECIDED
-        found, attracts = _end_of(y, kinds[c], centres, matrices[c], weights)
+        passed, since = -1, 0.0
+        found = _end_of(y, kinds[c], centres, matrices[c])
         if found < 0:
             step = begin(y, t_max, rtol, atol, work, tau, kappa, sphere, data)
             evaluations += 2
@@ -142,23 +157,28 @@ def follow(
                 label, now = DIVERGED, following
                 accept(y, work)
                 break
-            found, attracts = _end_of(new, kinds[c], centres, matrices[c], weights)
-            if found >= 0 and attracts:
+            found = _end_of(new, kinds[c], centres, matrices[c])
+            if found >= 0:
                 prepare_interpolant(y, h, tableau, work, tau, kappa, sphere, data)
                 evaluations += 3
                 low, high = 0.0, 1.0
                 for _ in range(30):
                     middle = 0.5 * (low + high)
                     interpolate(middle, y, powers, trial)
-                    if _arrived(trial, found, ATTRACTING, centres, matrices[c, found], weights):
+                    if _is_inside(trial, centres[found], matrices[c, found]):
                         high = middle
                     else:
                         low = middle
                 interpolate(high, y, powers, new)
                 following = now + high * h
+            near = _saddle_near(new, kinds[c], centres, weights)
+            if near != passed:
+                passed, since = near, now
             now = following
             accept(y, work)
-        if found >= 0 and attracts:
+            if passed >= 0 and now - since > patience[c, passed]:
+                break
+        if found >= 0:
             label = found
         labels[s], times[s] = label, now
         for i in range(len(y)):

@@ -13,7 +13,7 @@ from scipy.integrate import DOP853
 from tqdm import tqdm
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.neighbourhoods import ATTRACTING, IGNORED, PASSING, Neighbourhoods
+from mkvlasov.analysis.neighbourhoods import ATTRACTING, PASSING, Neighbourhoods
 from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.closure import require_closure
 from mkvlasov.limit.coefficients import LimitCoefficients
@@ -117,7 +117,7 @@ class Flow:
         return basin_kernels.follow(
             part.states.copy(), classes, self.t_max, self.rtol, 0.01 * self.rtol, BOUND, self.fraction,
             tableau(), problem.rate(0.0), require_closure(problem), problem.constraint == "sphere", kernel.data,
-            projectors, targets.kinds, targets.centres, targets.matrices, targets.weights,
+            projectors, targets.kinds, targets.centres, targets.matrices, targets.weights, targets.patience,
             part.labels, part.times, part.states,
         )  # fmt: skip
 
@@ -134,9 +134,9 @@ class Flow:
             return _where_finite(closed, x, tau)
 
         labels, times, states, _ = part
-        at, attracts = _ends_of(states, classes, targets)
-        labels[attracts] = at[attracts]
-        left = np.flatnonzero(at < 0)
+        labels[:] = _ends_of(states, classes, targets)
+        left = np.flatnonzero(labels < 0)
+        passed, since = np.full(len(left), -1), np.zeros(len(left))
         bar.update(len(labels) - len(left))
         y, f = states[left], rates(states[left])
         now, rejected = np.zeros(len(left)), np.zeros(len(left), dtype=bool)
@@ -154,9 +154,11 @@ class Flow:
             new[rejected] = y[rejected]
             new = np.einsum("sij,sj->si", projectors[classes[left]], new)
             diverged = np.abs(new).max(axis=1) >= BOUND
-            at, attracts = _ends_of(new, classes[left], targets)
-            at[rejected] = -1
-            attracts &= accepted
+            at = np.where(accepted, _ends_of(new, classes[left], targets), -1)
+            attracts = at >= 0
+            near = _saddles_near(new, classes[left], targets)
+            since = np.where(accepted & (near != passed), now, since)
+            passed = np.where(accepted, near, passed)
             following = np.where(accepted, now + h, now)
             if attracts.any():
                 enters = _entry(rates, y[attracts], h[attracts], new[attracts], stages[:, attracts],
@@ -164,13 +166,17 @@ class Flow:
                 following[attracts] = now[attracts] + enters[0]
                 new[attracts] = enters[1]
             underflow = (self.fraction * step < 10.0 * np.spacing(following)) & (following < self.t_max)
-            ended = attracts | (at >= 0) | diverged | underflow | (following >= self.t_max)
+            patience = targets.patience[classes[left], passed]
+            lost = (passed >= 0) & (following - since > patience)
+            ended = attracts | lost | diverged | underflow | (following >= self.t_max)
             which = left[ended]
             labels[which] = np.select([attracts, diverged, underflow], [at, DIVERGED, UNDERFLOW], UNDECIDED)[ended]
             times[which], states[which] = following[ended], new[ended]
             bar.update(len(which))
             f = np.where(accepted[:, None], stages[-1], f)[~ended]
-            y, now, step, rejected, left = new[~ended], following[~ended], step[~ended], rejected[~ended], left[~ended]
+            y, now, step, rejected, left, passed, since = (
+                part[~ended] for part in (new, following, step, rejected, left, passed, since)
+            )
         return count
 
 
@@ -216,18 +222,22 @@ def _error(h: Array, y: Array, new: Array, stages: Array, rtol: float) -> Array:
     return h * fifth / np.sqrt(np.where(both > 0.0, both, 1.0) * y.shape[1])
 
 
-def _ends_of(
-    x: Array, classes: npt.NDArray[np.int64], targets: Neighbourhoods
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return the end whose neighbourhood each state (S, d) lies in, -1 if there is none, and whether it attracts."""
-    kinds = targets.kinds[classes]
+def _ends_of(x: Array, classes: npt.NDArray[np.int64], targets: Neighbourhoods) -> npt.NDArray[np.int64]:
+    """Return the end in whose neighbourhood each state (S, d) has converged, -1 if there is none."""
     gap = x[:, None] - targets.centres
     inside = (np.einsum("snij,snj->sni", targets.matrices[classes], gap) ** 2).sum(axis=-1) <= 1.0
-    near = (np.abs(gap) * targets.weights <= 1.0).all(axis=-1)
-    hit = inside & (kinds != IGNORED) & (near | (kinds != PASSING))
-    first = hit.argmax(axis=1)
-    at = np.where(hit.any(axis=1), first, -1)
-    return at, (at >= 0) & (kinds[np.arange(len(x)), first] == ATTRACTING)
+    return _first(inside & (targets.kinds[classes] == ATTRACTING))
+
+
+def _saddles_near(x: Array, classes: npt.NDArray[np.int64], targets: Neighbourhoods) -> npt.NDArray[np.int64]:
+    """Return the saddle that each state (S, d) is near, -1 if there is none."""
+    near = (np.abs(x[:, None] - targets.centres) * targets.weights <= 1.0).all(axis=-1)
+    return _first(near & (targets.kinds[classes] == PASSING))
+
+
+def _first(hit: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return the first hit in each row, -1 where there is none."""
+    return np.where(hit.any(axis=1), hit.argmax(axis=1), -1)
 
 
 def _entry(

@@ -20,8 +20,8 @@ IGNORED, ATTRACTING, PASSING = range(3)
 _SHELLS = (1.0, 0.5, 0.25)
 _DIRECTIONS = 100
 _HALVINGS = 12
-_NEAR = 0.05
-"""Distance from a saddle, relative to its scale, within which its linearization tells the two sides apart."""
+_NEAR = 0.2
+"""Distance from a saddle, relative to its scale, within which it is taken to govern; at most half that to another end."""
 _MARGIN = 10.0
 """Distance from the stable manifold of a saddle, over the tolerance of the integration, that decides nothing."""
 
@@ -72,11 +72,13 @@ class Neighbourhoods:
     Attributes
     ----------
     kinds : ndarray of int, shape (c, n)
-        ATTRACTING: a trajectory with \\|matrix (x - centre)\\| <= 1 has converged. PASSING: one that also has all
-        \\|(x - centre) weights\\| <= 1 is nearer to the stable manifold than the integration can tell. IGNORED.
+        ATTRACTING: a trajectory with \\|matrix (x - centre)\\| <= 1 has converged. PASSING: one that keeps all
+        \\|(x - centre) weights\\| <= 1 for longer than the patience came closer to the stable manifold of a saddle
+        than the integration can tell. IGNORED.
     centres : ndarray, shape (n, d)
     matrices : ndarray, shape (c, n, d, d)
     weights : ndarray, shape (n, d)
+    patience : ndarray, shape (c, n)
     radii : ndarray, shape (c, n)
         Of the attracting neighbourhoods, relative to the scale of the end; 0 for others.
     """
@@ -85,6 +87,7 @@ class Neighbourhoods:
     centres: Array
     matrices: Array
     weights: Array
+    patience: Array
     radii: Array
 
 
@@ -106,13 +109,18 @@ def find_neighbourhoods(
     smallest eigenvalue, lies within a distance r. The largest r <= tolerance is taken, out of halvings, for which
     dV/dt <= (1/2) (what the linearization gives) at random admissible states on three shells. That the states between
     the samples do the same is not proved; the factor 1/2 is the reserve for them.
+
+    A distance e from the stable manifold of a saddle grows like exp(lambda t), lambda the largest unstable rate: who stays
+    near the saddle for longer than log(near / e) / lambda came within e. The patience is that time for e = 10 rtol.
     """
     n, d, c = len(ends.x), closed.entries.size, len(projectors)
+    near = _near(closed.entries, ends.x)
     found = Neighbourhoods(
         np.zeros((c, n), dtype=np.int64),
         ends.x,
         np.zeros((c, n, d, d)),
-        1.0 / (_NEAR * scales(closed.entries, ends.x)),
+        1.0 / (near[:, None] * scales(closed.entries, ends.x)),
+        np.zeros((c, n)),
         np.zeros((c, n)),
     )
     rng = np.random.default_rng(0)
@@ -143,10 +151,16 @@ def find_neighbourhoods(
                     found.matrices[i, j, : len(factor)] = factor
                     found.kinds[i, j], found.radii[i, j] = ATTRACTING, radius
             elif (rates > bound).any() and (rates < -bound).any():
-                unstable = basis @ _unstable_projector(within) @ basis.T
-                found.matrices[i, j] = unstable / size / (_MARGIN * rtol)
                 found.kinds[i, j] = PASSING
+                found.patience[i, j] = np.log(max(near[j] / (_MARGIN * rtol), 1.0)) / rates.max()
     return found
+
+
+def _near(entries: Entries, x: Array) -> Array:
+    """Return the distance (n,) from each end, relative to its scale, within which it alone governs."""
+    relative = (np.abs(x[:, None] - x) / scales(entries, x)[:, None]).max(axis=-1)
+    np.fill_diagonal(relative, np.inf)
+    return np.minimum(_NEAR, 0.5 * relative.min(axis=1, initial=np.inf))
 
 
 def _jacobian_at(
@@ -172,12 +186,6 @@ def _contracting_form(J: Array) -> tuple[Array, float]:
     P = linalg.solve_continuous_lyapunov(J.T, -np.eye(len(J)))
     least = float(np.linalg.eigvalsh(0.5 * (P + P.T))[0])
     return 0.5 * (P + P.T) / least, 1.0 / least
-
-
-def _unstable_projector(J: Array) -> Array:
-    """Return the projector onto the unstable subspace along the stable one."""
-    values, vectors = np.linalg.eig(J)
-    return np.real((vectors * (values.real > 0.0)) @ np.linalg.inv(vectors))
 
 
 def _certified_radius(

@@ -28,7 +28,7 @@ from mkvlasov.problem.contrastive import Problem
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIZE, _SIZE_SLAVED, _SIZE_SEVERAL = 96, 48, 20
+_SIZE, _SIZE_SLAVED, _SIZE_SEVERAL = 96, 40, 20
 """Points along each axis: one output, with Q from dQ/dt = 0, and several outputs."""
 _RTOL = 1e-10, 1e-6
 """Of the coefficients: one output, several."""
@@ -165,7 +165,7 @@ def phase_portrait(
     x, y = grid.values
     nodes = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     f, exists = section.rates(nodes)
-    kind = section.kind(nodes)
+    kind = section.kind(f, exists)
     field = np.moveaxis(f[:, section.shown].reshape(len(y), len(x), 2), -1, 0)
     on_grid = exists.reshape(len(y), len(x))
     lines, residuals = zip(*(_nullcline(section, x, y, field[i], on_grid, i) for i in range(2)), strict=True)

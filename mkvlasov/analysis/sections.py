@@ -16,10 +16,9 @@ from mkvlasov.limit.derivatives import ClosedRates
 
 WHOLE, INVARIANT, SLAVED, HELD = "whole", "invariant", "slaved", "held"
 
-_LEVELS = 24
-_BEYOND = 4.0
+_LEVELS = 16
 _ITERATIONS = 60
-_EXACT = 1e-13
+_EXACT = 1e-14
 _STILL = 1e-9
 
 
@@ -67,12 +66,11 @@ class Section:
             f[exists] = self.closed.rates(x[exists], self.tau)
         return f, exists
 
-    def kind(self, u: Array) -> str:
-        """Return how trajectories and the section go together, tried at points (S, 2)."""
+    def kind(self, f: Array, exists: npt.NDArray[np.bool_]) -> str:
+        """Return how trajectories and the section go together, read off what `rates` gives all over the section."""
         others = np.setdiff1d(self.closed.free, self.shown)
         if not len(others):
             return WHOLE
-        f, exists = self.rates(u)
         scale = np.abs(f[exists][:, self.shown]).max(initial=0.0)
         if exists.any() and np.abs(f[exists][:, others]).max() <= _STILL * scale:
             return INVARIANT
@@ -114,6 +112,7 @@ def find_roots(f: Callable[[Array, npt.NDArray[np.int64]], Array], a: Array, b: 
     """
     a, b, fa, fb = a.copy(), b.copy(), fa.copy(), fb.copy()
     left = np.flatnonzero(fb != 0.0)
+    enough = _EXACT * np.maximum(np.abs(fa), np.abs(fb))
     for _ in range(_ITERATIONS):
         if not len(left):
             break
@@ -124,5 +123,5 @@ def find_roots(f: Callable[[Array, npt.NDArray[np.int64]], Array], a: Array, b: 
         a[left[crosses]], fa[left[crosses]] = b[left[crosses]], fb[left[crosses]]
         fa[left[~crosses]] *= 0.5
         b[left], fb[left] = c, fc
-        left = left[(fc != 0.0) & (step > _EXACT * np.abs(c))]
+        left = left[(np.abs(fc) > enough[left]) & (step > _EXACT * np.abs(c))]
     return b
