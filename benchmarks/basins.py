@@ -179,9 +179,7 @@ def main(rounds):
     system = mv.reduce(problem)
     points = system.fixed_points()
     grid = default_grid(problem, points, SIZE)
-    ours = Timed(
-        "mkvlasov", partial(system.basins, grid, t_max=T_MAX, rtol=RTOL, points=points, progress=False)
-    )
+    ours = Timed("mkvlasov", partial(system.basins, grid, t_max=T_MAX, rtol=RTOL, points=points, progress=False))
     ours()
     found = ours.result
     started = found.labels != INFEASIBLE
@@ -209,7 +207,10 @@ def main(rounds):
     for _ in range(rounds + 1):  # in turn, so that a busy machine is busy for all
         for timed in (ours, *others):
             timed()
-            print(f"  ({timed.name}: {timed.taken[-1][0]:.2f} s, {timed.taken[-1][1]:.2f} s of processor time)", flush=True)
+            print(
+                f"  ({timed.name}: {timed.taken[-1][0]:.2f} s, {timed.taken[-1][1]:.2f} s of processor time)",
+                flush=True,
+            )
     for timed in (ours, *others):
         print(timed)
     wall, processor = (min(t.best[i] for t in others) / ours.best[i] for i in range(2))

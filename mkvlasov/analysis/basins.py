@@ -261,7 +261,10 @@ def default_grid(problem: Problem, points: FixedPoints, size: int | None = None)
         raise UnsupportedError("starts: one overlap is all there is on this sphere, no plane for a grid; give (Q, R)")
     largest = _BEYOND * max(float(point.Q[0, 0]) for point in points if point.Q.any())
     return StartGrid(
-        entries.names[:2], (np.linspace(-1.0, 1.0, size) * np.sqrt(largest), largest * np.arange(1, size + 1) / size), Q, R
+        entries.names[:2],
+        (np.linspace(-1.0, 1.0, size) * np.sqrt(largest), largest * np.arange(1, size + 1) / size),
+        Q,
+        R,
     )
 
 
@@ -269,7 +272,9 @@ def _checked(problem: Problem, starts: object) -> tuple[Array, Array]:
     """Return Q and R of starts that fit the problem; those of a sample have to be feasible."""
     if isinstance(starts, StartGrid):
         if starts.R.shape != (problem.outputs, problem.n_features):
-            raise InvalidInput("starts", starts.R.tolist(), f"a grid of {problem.outputs} x {problem.n_features} overlaps")
+            raise InvalidInput(
+                "starts", starts.R.tolist(), f"a grid of {problem.outputs} x {problem.n_features} overlaps"
+            )
         return starts.states()
     if not isinstance(starts, tuple) or len(starts) != 2:
         raise InvalidInput("starts", starts, "a StartGrid, or a pair (Q, R)")

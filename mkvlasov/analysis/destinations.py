@@ -50,9 +50,7 @@ def find_destinations(
     projectors, classes = group.isotropy(representatives)
     # On the starts' own subspaces, symmetric to the last bit.
     representatives = np.einsum("sij,sj->si", projectors[classes], representatives)
-    targets = find_neighbourhoods(
-        closed, tau, points, ends, group, projectors, tolerance=tolerance, rtol=flow.rtol
-    )
+    targets = find_neighbourhoods(closed, tau, points, ends, group, projectors, tolerance=tolerance, rtol=flow.rtol)
     found = flow.follow(representatives, classes, projectors, targets, progress=progress)
     largest = np.maximum(np.abs(representatives).max(axis=1, initial=0.0), np.abs(ends.x).max(initial=0.0))
     blown_up = (found.labels == UNDERFLOW) & (np.abs(found.states).max(axis=1, initial=0.0) > _GROWN * largest)

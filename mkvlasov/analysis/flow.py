@@ -109,7 +109,12 @@ class Flow:
         return done._replace(evaluations=evaluations)
 
     def _compiled(
-        self, part: Decided, classes: npt.NDArray[np.int64], projectors: Array, targets: Neighbourhoods, kernel: LineKernel
+        self,
+        part: Decided,
+        classes: npt.NDArray[np.int64],
+        projectors: Array,
+        targets: Neighbourhoods,
+        kernel: LineKernel,
     ) -> int:
         from mkvlasov.analysis import basin_kernels
 
@@ -141,7 +146,9 @@ class Flow:
         y, f = states[left], rates(states[left])
         now, rejected = np.zeros(len(left)), np.zeros(len(left), dtype=bool)
         scale = np.abs(y).max(axis=1, initial=1e-3)
-        step = np.minimum(_FIRST_STEP * scale / np.maximum(np.abs(f).max(axis=1, initial=0.0), 1e-3 * scale), self.t_max)
+        step = np.minimum(
+            _FIRST_STEP * scale / np.maximum(np.abs(f).max(axis=1, initial=0.0), 1e-3 * scale), self.t_max
+        )
         while len(left):
             h = np.minimum(self.fraction * step, self.t_max - now)
             new, stages = _trial(rates, y, f, h)
@@ -215,9 +222,7 @@ def _trial(rates: Rates, y: Array, f: Array, h: Array) -> tuple[Array, Array]:
 def _error(h: Array, y: Array, new: Array, stages: Array, rtol: float) -> Array:
     """Return the error norms (S,) of a step, as scipy's DOP853 has them."""
     scale = rtol * (0.01 + np.maximum(np.abs(y), np.abs(new)))
-    fifth, third = (
-        ((np.tensordot(weights, stages, 1) / scale) ** 2).sum(axis=1) for weights in (DOP853.E5, DOP853.E3)
-    )
+    fifth, third = (((np.tensordot(weights, stages, 1) / scale) ** 2).sum(axis=1) for weights in (DOP853.E5, DOP853.E3))
     both = fifth + 0.01 * third
     return h * fifth / np.sqrt(np.where(both > 0.0, both, 1.0) * y.shape[1])
 

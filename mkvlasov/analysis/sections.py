@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.fixed_points import FixedPoints
 from mkvlasov.analysis.initial_overlaps import feasible
-from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.derivatives import ClosedRates
 
 WHOLE, INVARIANT, SLAVED, HELD = "whole", "invariant", "slaved", "held"
@@ -71,10 +69,12 @@ class Section:
         others = np.setdiff1d(self.closed.free, self.shown)
         if not len(others):
             return WHOLE
+        if self.slaved:  # dQ/dt = 0 holds by construction, and does not keep trajectories there
+            return SLAVED
         scale = np.abs(f[exists][:, self.shown]).max(initial=0.0)
         if exists.any() and np.abs(f[exists][:, others]).max() <= _STILL * scale:
             return INVARIANT
-        return SLAVED if self.slaved else HELD
+        return HELD
 
     def holds(self, x: Array) -> bool:
         """Return whether a state (d,) lies in the section."""

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from mkvlasov.analysis.basin_fractions import BasinFractions
     from mkvlasov.analysis.basins import Basins
 
-_SPECIAL = {UNRESOLVED: ("unresolved", "#ffffff"), DIVERGED: ("diverged", "#555555"), INFEASIBLE: ("infeasible", "#e4e4e4")}
+_SPECIAL = {
+    UNRESOLVED: ("unresolved", "#ffffff"),
+    DIVERGED: ("diverged", "#555555"),
+    INFEASIBLE: ("infeasible", "#e4e4e4"),
+}
 _MARKERS = "os^Dv<>pP"
 
 

@@ -91,7 +91,7 @@ def test_a_map_has_the_symmetry_of_the_problem():
     grid = mv.StartGrid(("R[0,0]", "Q[0,0]"), (R, Q), Q=1.0, R=[0.0])
     found = mv.reduce(problem).basins(grid, progress=False)
     names = np.array([*found.ends.names, "infeasible", "diverged", "unresolved"])[found.labels]
-    inside = R**2 <= Q[:, None]
+    inside = Q[:, None] >= R**2
     np.testing.assert_array_equal(found.labels == INFEASIBLE, ~inside)
     expected = np.where(R > 0, "feature 0", np.where(R < 0, "-feature 0", "uninformative"))
     assert (names == expected)[inside].all()
