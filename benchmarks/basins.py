@@ -1,8 +1,9 @@
-"""A 100 x 100 basin map to t = 50, beside diffrax (jax.vmap, jit, double precision) over the same starts on the same cores.
+"""A 100 x 100 basin map to t = 50, beside diffrax (vmap, jit, double precision) over the same starts on the same cores.
 
     python benchmarks/basins.py [--rounds 3]
 
-diffrax integrates the closed ODEs of the same problem with coefficients of the same formulas (Mehler's, on the nodes and
+diffrax integrates the closed ODEs of the same problem with coefficients of the same formulas (Mehler's, on the nodes
+and
 terms that reach the same accuracy), Dormand and Prince's method of order 8 and the same tolerances; with and without an
 event that stops a start in the same neighbourhood of its end, in one batch and in smaller ones. Compilation is timed
 apart: the first call minus the best one. `pip install jax diffrax` for the comparison; without them only the package
@@ -35,7 +36,8 @@ except ImportError:
 
 T_MAX, RTOL, SIZE = 50.0, 1e-6, 100
 BATCHES = (64, 256)
-"""Starts that diffrax integrates together: small batches waste less on the slowest start, and stay in the cache. (All at
+"""Starts that diffrax integrates together: small batches waste less on the slowest start, and stay in the cache.
+(All at
 once took three times as long as batches of 256.)"""
 
 
@@ -148,7 +150,7 @@ def attracting(problem, found):
 
 
 def diffrax_ends(rates, targets, *, stops, batch, refined=False):
-    """Return a compiled function from starts (S, d) to states and times at the end; `refined`: when exactly it stops."""
+    """Return a compiled function from starts (S, d) to states and times at the end, `refined`: exactly there."""
     forms, centres, _ = targets
     forms, centres = jnp.asarray(forms), jnp.asarray(centres)
 

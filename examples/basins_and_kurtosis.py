@@ -27,7 +27,7 @@ def problem(kurtosis):
 def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
     growth = np.array([
-        [mv.reduce(problem(kurtosis)).learnability(feature).growth_rate for feature in range(2)] for kurtosis in KURTOSIS
+        [mv.reduce(problem(kurtosis)).learnability(k).growth_rate for k in range(2)] for kurtosis in KURTOSIS
     ])  # fmt: skip
     # Fractions are probabilities under the uniform law on the admissible R at Q = 1, or under that of weights drawn
     # independently of the features at N = 1000.

@@ -103,7 +103,7 @@ def output_file(field: str, value: object) -> Path:
 
 
 def output_folder(field: str, value: object) -> Path:
-    """Return the path of a folder that exists or can be made, and where files can be written, as far as folders tell."""
+    """Return the path of a folder, existing or not, where files can be written, as far as folders tell."""
     target = path(field, value)
     nearest = target.absolute()
     while not nearest.exists():

@@ -34,7 +34,8 @@ class BasinFractions:
     ends : tuple of str, length E
         What some start ends with at some value, such as "feature 0"; "diverged", "unresolved".
     fraction, stderr : ndarray, shapes (V, E)
-        The standard errors are those of `Fraction`. The same starts are taken at all values, so that differences between
+        The standard errors are those of `Fraction`. The same starts are taken at all values, so that differences
+        between
         values are known better than that.
     basins : tuple of Basins, length V
     """
@@ -85,7 +86,8 @@ def basin_fractions(
     starts : int
         Drawn once, for all values.
     Q, dimension
-        The law of the starts, see `random_starts`: R uniform in the admissible set at this Q, or with `dimension` = N that
+        The law of the starts, see `random_starts`: R uniform in the admissible set at this Q, or with `dimension` =
+        N that
         of weights which are drawn independently of the features, R ~ N(0, Q / N).
     t_max : float
     rng : seed

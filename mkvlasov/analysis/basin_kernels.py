@@ -35,10 +35,11 @@ def _is_inside(x: Array, centre: Array, matrix: Array) -> bool:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _is_near(x: Array, centre: Array, weight: Array) -> bool:
+    """Return whether x is near a saddle."""
+    farthest = 0.0
     for i in range(len(x)):
-        if not abs(x[i] - centre[i]) * weight[i] <= 1.0:
-            return False
-    return True
+        farthest = max(farthest, abs(x[i] - centre[i]) * weight[i])
+    return farthest <= 1.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

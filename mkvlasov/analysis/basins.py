@@ -35,7 +35,7 @@ _SIZES = (100, 30, 10)
 _BEYOND = 1.5
 """Range of Q in the default grid, over the largest Q of a fixed point."""
 _HALF_LEARNT = 0.5
-"""Overlaps of the other outputs in the default grid, over those at a fixed point: these leave room for the first one."""
+"""Overlaps of the other outputs in the default grid, over those at a fixed point: room for the first one."""
 
 
 class Fraction(NamedTuple):
@@ -71,7 +71,8 @@ class Basins:
     ends : Ends
         The fixed points with their symmetric copies one by one: `ends.names`, `ends.point`, `ends.copy`.
     radii : ndarray, shape (n,)
-        Radius, relative to the scale of an end, of the neighbourhood that counts for starts without symmetry; zero where
+        Radius, relative to the scale of an end, of the neighbourhood that counts for starts without symmetry; zero
+        where
         there is none (ends that are unstable or degenerate).
     t_max, rtol, tolerance : float
     evaluations : int
@@ -139,7 +140,8 @@ class Basins:
         lines = [
             f"basins of {what} {self.labels.size} starts, to t = {self.t_max:g} (tolerance of the integration "
             f"{self.rtol:g}, neighbourhoods within {self.tolerance:g} of the ends)",
-            f"{'end':32s}{'starts':>8s}{'fraction':>10s}{'+-' if sampled else '':>9s}{'median time':>13s}{'longest':>9s}",
+            f"{'end':32s}{'starts':>8s}{'fraction':>10s}{'+-' if sampled else '':>9s}{'median time':>13s}"
+            f"{'longest':>9s}",
         ]
         for name, fraction in self.fractions().items():
             label = _SPECIAL[name] if name in _SPECIAL else self.ends.names.index(name)
@@ -167,7 +169,8 @@ def basins(
 
     A start has converged when it enters a neighbourhood of a stable fixed point, in the directions in which its
     symmetries let it move, within which a quadratic Lyapunov function falls (checked at samples, see
-    `neighbourhoods.find_neighbourhoods`). It is unresolved if that does not happen by t_max, or if it passes a saddle so
+    `neighbourhoods.find_neighbourhoods`). It is unresolved if that does not happen by t_max, or if it passes a
+    saddle so
     close to its stable manifold that the errors of the integration decide the side.
 
     Parameters
@@ -235,7 +238,8 @@ def default_grid(problem: Problem, points: FixedPoints, size: int | None = None)
     """Return a grid around the stable fixed points.
 
     The other entries are taken from the stable point of the lowest loss: Q without its off-diagonal, and half the
-    overlaps of the other outputs; the other overlaps of a single output are zero. Over R[0,0] and R[0,1]; with one feature over the overlaps of two outputs, or for one output over R[0,0] and Q[0,0]
+    overlaps of the other outputs; the other overlaps of a single output are zero. Over R[0,0] and R[0,1]; with one
+    feature over the overlaps of two outputs, or for one output over R[0,0] and Q[0,0]
     (on the sphere there is only R[0,0], and no such plane).
 
     Parameters

@@ -88,7 +88,7 @@ def feasible(Q: Array, R: Array) -> np.ndarray:
 def random_starts(
     problem: Problem, count: int, *, Q: ArrayLike = 1.0, dimension: int | None = None, rng: Seed = 0
 ) -> tuple[Array, Array]:
-    """Return random overlaps of weights of a given Q with the features.
+    r"""Return random overlaps of weights of a given Q with the features.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def random_starts(
     dimension : int, optional
         With it R is that of weights drawn independently of the features at this N: the columns of R are N(0, Q / N).
         Without it R is uniform in the admissible set, R = Q^(1/2) V with V uniform among the m x K matrices of spectral
-        norm at most 1 (for one output: the ball \\|R\\|^2 <= Q).
+        norm at most 1 (for one output: the ball \|R\|^2 <= Q).
     rng : seed
 
     Returns

@@ -36,7 +36,8 @@ def level_lines(
         Edges with an end elsewhere have no crossings.
     refine : function
     misfit : function, optional
-        In a cell with four crossings the connection whose middle fits best is taken; without it the shorter one of those
+        In a cell with four crossings the connection whose middle fits best is taken; without it the shorter one of
+        those
         that do not cross.
 
     Notes

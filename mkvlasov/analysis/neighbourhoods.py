@@ -21,7 +21,7 @@ _SHELLS = (1.0, 0.5, 0.25)
 _DIRECTIONS = 100
 _HALVINGS = 12
 _NEAR = 0.2
-"""Distance from a saddle, relative to its scale, within which it is taken to govern; at most half that to another end."""
+"""Distance from a saddle, relative to its scale, within which it governs; at most half of that to another end."""
 _MARGIN = 10.0
 """Distance from the stable manifold of a saddle, over the tolerance of the integration, that decides nothing."""
 
@@ -67,13 +67,13 @@ def unsigned(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhoods:
-    """For each class of starts and each end: what a trajectory of that class that comes close means.
+    r"""For each class of starts and each end: what a trajectory of that class that comes close means.
 
     Attributes
     ----------
     kinds : ndarray of int, shape (c, n)
-        ATTRACTING: a trajectory with \\|matrix (x - centre)\\| <= 1 has converged. PASSING: one that keeps all
-        \\|(x - centre) weights\\| <= 1 for longer than the patience came closer to the stable manifold of a saddle
+        ATTRACTING: a trajectory with \|matrix (x - centre)\| <= 1 has converged. PASSING: one that keeps all
+        \|(x - centre) weights\| <= 1 for longer than the patience came closer to the stable manifold of a saddle
         than the integration can tell. IGNORED.
     centres : ndarray, shape (n, d)
     matrices : ndarray, shape (c, n, d, d)
@@ -110,7 +110,8 @@ def find_neighbourhoods(
     dV/dt <= (1/2) (what the linearization gives) at random admissible states on three shells. That the states between
     the samples do the same is not proved; the factor 1/2 is the reserve for them.
 
-    A distance e from the stable manifold of a saddle grows like exp(lambda t), lambda the largest unstable rate: who stays
+    A distance e from the stable manifold of a saddle grows like exp(lambda t), lambda the largest unstable rate: who
+    stays
     near the saddle for longer than log(near / e) / lambda came within e. The patience is that time for e = 10 rtol.
     """
     n, d, c = len(ends.x), closed.entries.size, len(projectors)

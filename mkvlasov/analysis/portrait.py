@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ _WIDER = 1.15
 _MEANING = {
     WHOLE: "this plane is the whole phase space",
     INVARIANT: "trajectories that start in this plane stay in it",
-    SLAVED: "at each point Q is where dQ/dt = 0; trajectories are projected, black lines bound the basins of such starts",
+    SLAVED: "at each point Q is where dQ/dt = 0; trajectories are projected, black lines bound basins of such starts",
     HELD: "the other entries are held: a slice that trajectories leave at once",
 }
 
@@ -73,7 +74,8 @@ class PhasePortrait:
     names : pair of str
         The horizontal and the vertical entry.
     kind : str
-        "whole" (the plane is all of the phase space), "invariant" (trajectories stay in it), "slaved" (Q is where dQ/dt =
+        "whole" (the plane is all of the phase space), "invariant" (trajectories stay in it), "slaved" (Q is where
+        dQ/dt =
         0) or "held" (a slice at constant other entries).
     x, y : ndarray, shapes (X,) and (Y,)
     field : ndarray, shape (2, Y, X)
@@ -86,7 +88,8 @@ class PhasePortrait:
     points : tuple of PortraitPoint
         Those that lie in the plane.
     separatrices : tuple of ndarray, shapes (n, 2)
-        "whole" and "invariant": stable manifolds of the saddles in the plane, integrated backwards. "slaved": boundaries
+        "whole" and "invariant": stable manifolds of the saddles in the plane, integrated backwards. "slaved":
+        boundaries
         of the basins of the starts in the plane. "held": none.
     trajectories : tuple of ndarray, shapes (n, 2)
         Solutions that start in the plane, projected onto it.
@@ -307,7 +310,7 @@ def _trajectories(section: Section, candidates: Array, count: int) -> list[Array
                 lambda _, v: closed.rates(v, section.tau), (0.0, _T_MAX / 2.0), start, method="DOP853",
                 rtol=1e-6, atol=1e-8, dense_output=True,
             )  # fmt: skip
-        fine = np.concatenate([np.linspace(a, b, 8, endpoint=False) for a, b in zip(run.t, run.t[1:])] + [run.t[-1:]])
+        fine = np.concatenate([np.linspace(a, b, 8, endpoint=False) for a, b in pairwise(run.t)] + [run.t[-1:]])
         lines.append(run.sol(fine)[section.shown].T)
     return lines
 

@@ -31,7 +31,8 @@ _MARKERS = "os^Dv<>pP"
 def plot_basins(found: Basins) -> Figure:
     """Draw the starts, coloured by where they end, and beside it by the time that takes.
 
-    A grid is drawn as a map with the fixed points; a sample by the cosines of the first two overlaps (with a single one,
+    A grid is drawn as a map with the fixed points; a sample by the cosines of the first two overlaps (with a single
+    one,
     over its place in the sample).
 
     Parameters

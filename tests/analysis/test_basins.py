@@ -199,7 +199,7 @@ def test_fractions_of_a_sample_have_honest_errors(sample):
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_random_starts_have_the_law_they_say(outputs):
     problem = replace(PAPER, outputs=outputs)
-    Q, R = mv.random_starts(problem, 4000, Q=2.0, rng=0)
+    _, R = mv.random_starts(problem, 4000, Q=2.0, rng=0)
     largest = np.linalg.norm(R, ord=2, axis=(-2, -1)) / np.sqrt(2.0)
     assert (largest <= 1.0).all()
     if outputs == 1:  # uniform in a disc: the square of the radius is uniform
@@ -231,11 +231,11 @@ def test_bad_starts_are_refused(points):
     for field, starts in cases.items():
         with pytest.raises(mv.InvalidInput, match=rf"^{field}: got"):
             system.basins(starts, points=points)
-    with pytest.raises(mv.InvalidInput, match="^tolerance"):
+    with pytest.raises(mv.InvalidInput, match=r"^tolerance"):
         system.basins(points=points, tolerance=1e-9)
     with pytest.raises(mv.InvalidInput, match=r"^entries: got .*R\[0,1\]"):
         mv.StartGrid(("R[0,0]", "R[0,2]"), ([0.0, 1.0], [0.0, 1.0]), Q=1.0, R=[0.0, 0.0])
-    with pytest.raises(mv.UnsupportedError, match="^learning_rate"):
+    with pytest.raises(mv.UnsupportedError, match=r"^learning_rate"):
         mv.reduce(replace(PAPER, learning_rate=mv.schedules.PowerDecay(0.4, 1.0))).basins()
     with pytest.raises(mv.InvalidInput, match=r"Q_jj = 1"):
         mv.reduce(replace(PAPER, constraint="sphere")).basins((np.full((1, 1, 1), 2.0), np.zeros((1, 1, 2))))

@@ -1,4 +1,4 @@
-"""Phase portraits: every line is checked against the public rates, separatrices against where starts beside them end."""
+"""Phase portraits: lines against the public rates, separatrices against where starts beside them end."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_lines_between_regions_of_a_known_function():
 
 
 def test_nullclines_have_no_rate_across(sphere):
-    """Vertices are refined to rounding; in between a straight segment errs by its length squared times the curvature."""
+    """Vertices are refined to rounding; in between a segment errs by its length squared times the curvature."""
     _, portrait = sphere
     width = portrait.x[1] - portrait.x[0]
     size = np.abs(portrait.field).max()
@@ -109,7 +109,7 @@ def test_a_slaved_plane_says_so_and_keeps_the_rate_of_q_at_zero():
 
 
 def test_bad_planes_are_refused():
-    with pytest.raises(mv.InvalidInput, match="^plane"):
+    with pytest.raises(mv.InvalidInput, match=r"^plane"):
         mv.reduce(PAPER).phase_portrait("R")
     with pytest.raises(mv.UnsupportedError, match="no plane"):
         mv.reduce(replace(ONE, constraint="sphere")).phase_portrait()
