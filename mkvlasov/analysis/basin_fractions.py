@@ -117,7 +117,7 @@ def basin_fractions(
     counts = [_counts(item) for item in found]
     special = ("diverged", "unresolved")
     ends = (*sorted({end for count in counts for end in count} - set(special)), *special)
-    table = np.array([[fraction_of(count[end], starts, sampled=True)[1:] for end in ends] for count in counts])
+    table = np.array([[_row(count[end], starts) for end in ends] for count in counts])
     law = f"R ~ N(0, Q / {dimension})" if dimension is not None else "R uniform in the admissible set"
     return BasinFractions(
         name, chosen, f"{starts} starts, {law}, Q = {np.asarray(Q).tolist()}", ends, table[..., 0], table[..., 1],
@@ -131,3 +131,8 @@ def _counts(found: Basins) -> Counter[str]:
     for name, fraction in found.fractions(signs=False).items():
         counts[name.split(" [")[0]] += fraction.count
     return counts
+
+
+def _row(count: int, total: int) -> tuple[float, float]:
+    found = fraction_of(count, total, sampled=True)
+    return found.value, found.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from mkvlasov._typing import Array
@@ -74,7 +76,7 @@ def _project(projector: Array, x: Array, trial: Array) -> None:
 @njit(cache=True, nogil=True, error_model="numpy")
 def follow(
     starts: Array,
-    classes: Array,
+    classes: npt.NDArray[np.int64],
     t_max: float,
     rtol: float,
     atol: float,
@@ -86,12 +88,12 @@ def follow(
     sphere: bool,
     data: tuple[Array, ...],
     projectors: Array,
-    kinds: Array,
+    kinds: npt.NDArray[np.int64],
     centres: Array,
     matrices: Array,
     weights: Array,
     patience: Array,
-    labels: Array,
+    labels: npt.NDArray[np.int64],
     times: Array,
     ends: Array,
 ) -> int:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,8 @@ _HALF_LEARNT = 0.5
 """Overlaps of the other outputs in the default grid, over those at a fixed point: room for the first one."""
 
 
-class Fraction(NamedTuple):
+@dataclass(frozen=True)
+class Fraction:
     """Part of the feasible starts, and its standard error where the starts are a sample (else infinite).
 
     The standard error is that of the posterior under a uniform prior, sqrt(p (1 - p) / (n + 3)), p = (count + 1) /
@@ -219,8 +220,8 @@ def basins(
         raise InvalidInput("points", points, "what system.fixed_points() returned")
     states = None if starts is None else _checked(problem, starts)
     points = fixed_points(problem) if points is None else points
-    grid = starts if isinstance(starts, StartGrid) else default_grid(problem, points) if starts is None else None
-    Q, R = states if states is not None else grid.states()
+    grid = default_grid(problem, points) if starts is None else starts if isinstance(starts, StartGrid) else None
+    Q, R = _checked(problem, grid) if states is None else states
     ends = Ends.of(entries, points)
     before = time.perf_counter()
     found = find_destinations(Flow(problem, t_max, rtol), Q, R, points, ends, tolerance, progress=progress)
@@ -265,7 +266,7 @@ def default_grid(problem: Problem, points: FixedPoints, size: int | None = None)
         raise UnsupportedError("starts: one overlap is all there is on this sphere, no plane for a grid; give (Q, R)")
     largest = _BEYOND * max(float(point.Q[0, 0]) for point in points if point.Q.any())
     return StartGrid(
-        entries.names[:2],
+        (entries.names[0], entries.names[1]),
         (np.linspace(-1.0, 1.0, size) * np.sqrt(largest), largest * np.arange(1, size + 1) / size),
         Q,
         R,

@@ -67,7 +67,8 @@ def _on_sphere(problem: Problem, Q: Array) -> npt.NDArray[np.bool_]:
     """Return which starts keep the constraint, if there is one."""
     if problem.constraint != "sphere":
         return np.ones(Q.shape[:-2], dtype=bool)
-    return (np.abs(np.diagonal(Q, axis1=-2, axis2=-1) - 1.0) <= 1e-12).all(axis=-1)
+    kept: npt.NDArray[np.bool_] = np.abs(np.diagonal(Q, axis1=-2, axis2=-1) - 1.0).max(axis=-1) <= 1e-12
+    return kept
 
 
 def _permutations(group: SymmetryGroup, symmetries: Symmetries, ends: Ends) -> npt.NDArray[np.int64]:

@@ -186,7 +186,8 @@ def _contracting_form(J: Array) -> tuple[Array, float]:
         return J, 0.0
     P = linalg.solve_continuous_lyapunov(J.T, -np.eye(len(J)))
     least = float(np.linalg.eigvalsh(0.5 * (P + P.T))[0])
-    return 0.5 * (P + P.T) / least, 1.0 / least
+    form: Array = np.asarray(0.5 * (P + P.T) / least, dtype=np.float64)
+    return form, 1.0 / least
 
 
 def _certified_radius(

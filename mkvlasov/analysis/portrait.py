@@ -252,11 +252,11 @@ def _manifolds(section: Section, grid: StartGrid, saddle: Array) -> list[Array]:
     low, high = (np.array([axis[k] for axis in grid.values]) for k in (0, -1))
 
     def backward(_: float, u: Array) -> Array:
-        f, exists = section.rates(u[None])
-        return -f[0, shown] / span if exists[0] else np.zeros(2)
+        f = section.rates(u[None])[0]
+        return -f[0, shown]
 
-    def leaves(_: float, u: Array) -> float:
-        _, exists = section.lift(u[None])
+    def leaves(_t: float, u: Array) -> float:
+        exists = section.lift(u[None])[1]
         return float(min(((high - u) / span).min(), ((u - low) / span).min(), 0.0 if exists[0] else -1.0)) + 1e-9
 
     leaves.terminal = True  # type: ignore[attr-defined]
@@ -266,7 +266,7 @@ def _manifolds(section: Section, grid: StartGrid, saddle: Array) -> list[Array]:
         if not section.lift(start[None])[1][0] or leaves(0.0, start) <= 0.0:
             continue
         run = solve_ivp(
-            lambda t, u: backward(t, u) * span, (0.0, _T_MAX), start, rtol=_TRACED, atol=_TRACED * size.min(),
+            backward, (0.0, _T_MAX), start, rtol=_TRACED, atol=_TRACED * size.min(),
             events=leaves, max_step=1.0,
         )  # fmt: skip
         branches.append(np.concatenate([saddle[None, shown], run.y.T]))
@@ -311,6 +311,7 @@ def _trajectories(section: Section, candidates: Array, count: int) -> list[Array
                 rtol=1e-6, atol=1e-8, dense_output=True,
             )  # fmt: skip
         fine = np.concatenate([np.linspace(a, b, 8, endpoint=False) for a, b in pairwise(run.t)] + [run.t[-1:]])
+        assert run.sol is not None  # it was asked for
         lines.append(run.sol(fine)[section.shown].T)
     return lines
 

@@ -152,8 +152,7 @@ def _handles(found: Basins, present: list[int], colors: dict[int, str]) -> list[
             handles.append(Patch(facecolor=colors[label], edgecolor="#333333", lw=0.5, label=text))
         else:
             marker = _marker(present, label)
-            style = {"mfc": colors[label], "mec": "#333333", "ms": 8, "label": text}
-            handles.append(Line2D([], [], ls="", marker=marker, **style))
+            handles.append(Line2D([], [], ls="", marker=marker, mfc=colors[label], mec="#333333", ms=8, label=text))
     return handles
 
 

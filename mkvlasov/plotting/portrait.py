@@ -38,15 +38,15 @@ def plot_phase_portrait(portrait: PhasePortrait) -> Figure:
     matplotlib.figure.Figure
     """
     with house_style():
-        figure = Figure(figsize=(7.6, 6.4), layout="constrained")
+        figure = Figure(figsize=(6.6, 7.4), layout="constrained")
         ax = figure.subplots()
-        draw_phase_portrait(ax, portrait)
+        figure.legend(handles=draw_phase_portrait(ax, portrait), loc="outside lower center", ncols=3)
         figure.suptitle("\n".join(_wrapped(portrait.caption)), fontsize=10)
         return figure
 
 
-def draw_phase_portrait(ax: Axes, portrait: PhasePortrait) -> None:
-    """Draw a portrait into axes, with a legend below."""
+def draw_phase_portrait(ax: Axes, portrait: PhasePortrait) -> list[Line2D | Patch]:
+    """Draw a portrait into axes and return what its legend shows."""
     p = portrait
     ax.grid(visible=False)
     handles: list[Line2D | Patch] = []
@@ -83,7 +83,7 @@ def draw_phase_portrait(ax: Axes, portrait: PhasePortrait) -> None:
     ax.set(xlim=(p.x[0], p.x[-1]), ylim=(p.y[0], p.y[-1]))
     if all(name.startswith("R") for name in p.names):
         ax.set_aspect("equal")
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    return handles
 
 
 def _wrapped(text: str) -> list[str]:
