@@ -15,9 +15,9 @@ from .learnability import learnability as learnability
 from .misalignment import Effect as Effect
 from .noise import NoiseStudy as NoiseStudy
 from .noise import noise_study as noise_study
-from .search import SearchResult as SearchResult
-from .search import search as search
 from .portrait import PhasePortrait as PhasePortrait
 from .portrait import phase_portrait as phase_portrait
+from .search import SearchResult as SearchResult
+from .search import search as search
 from .stability import Stability as Stability
 from .stability import classify as classify

@@ -130,6 +130,7 @@ class ReducedSystem:
             self.problem, stds=stds, correlations=correlations, feature=feature, starts=starts, rng=rng,
             progress=progress,
         )  # fmt: skip
+
     def basins(
         self,
         starts: StartGrid | tuple[ArrayLike, ArrayLike] | None = None,
