@@ -1,4 +1,7 @@
 from .analysis import goals as goals
+from .analysis.basin_fractions import basin_fractions as basin_fractions
+from .analysis.initial_overlaps import StartGrid as StartGrid
+from .analysis.initial_overlaps import random_starts as random_starts
 from .analysis.search import SearchResult as SearchResult
 from .analysis.search import search as search
 from .configuration import builtin_problems as builtin_problems

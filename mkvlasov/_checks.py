@@ -102,6 +102,17 @@ def output_file(field: str, value: object) -> Path:
     return target
 
 
+def output_folder(field: str, value: object) -> Path:
+    """Return the path of a folder, existing or not, where files can be written, as far as folders tell."""
+    target = path(field, value)
+    nearest = target.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InvalidInput(field, str(target), "a folder, existing or not, where files can be written")
+    return target
+
+
 def elementwise(field: str, f: object) -> Callable[[Array], Array]:
     """Check once, on a small array, that a user's function is vectorized and finite."""
     checked = function(field, f)

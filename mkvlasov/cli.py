@@ -17,6 +17,8 @@ from mkvlasov.configuration import DEFAULT_PROBLEM, ProblemFile, builtin_problem
 from mkvlasov.errors import InvalidInput, MkvlasovError, UnsupportedError
 
 if TYPE_CHECKING:
+    from mkvlasov.analysis.basins import Basins
+    from mkvlasov.analysis.portrait import PhasePortrait
     from mkvlasov.solution import Solution
 
 # Solvers and figures are reached through `mv`, which loads them when a command needs them: help and errors in a
@@ -108,6 +110,42 @@ def reduce(problem: str) -> None:
             click.echo(system.learnability(feature))
     except UnsupportedError as error:  # no reason to fail: everything else has been printed
         click.echo(error)
+
+
+@cli.command()
+@click.argument("problem", metavar="PROBLEM.toml")
+@click.option("-o", "--output", default=".", metavar="DIR", help="Folder of the figures (default: the present one).")
+def basins(problem: str, output: str) -> None:
+    """Tell which fixed point each start ends at and how long that takes; draw the map and the phase portrait.
+
+    PROBLEM.toml is a problem file or the name of a built-in problem. The figures are NAME_basins.png and
+    NAME_portrait.png.
+    """
+    folder = _checks.output_folder("output", output)
+    content = read_problem_file(problem)
+    system = mv.reduce(content.problem)
+    points = system.fixed_points()
+    click.echo(f"{points}\n")
+    Q, _ = content.initial.overlaps(content.problem)
+    several = content.problem.outputs > 1  # where coefficients take a thousand times as long
+    starts = mv.random_starts(content.problem, 24 if several else 1000, Q=Q, rng=content.run.seed)
+    click.echo(f"Random starts, R uniform in the admissible set at Q = {Q.tolist()}:")
+    sample = system.basins(starts, points=points)
+    click.echo(f"{sample}\nLabels that change with half the steps and tolerances: {sample.changed_labels().sum()}\n")
+    # Here follow the selection probabilities at finite N.
+    drawn: dict[str, Basins | PhasePortrait] = {}
+    try:
+        drawn["basins"] = system.basins(points=points)
+        click.echo(f"{drawn['basins']}\n")
+        drawn["portrait"] = system.phase_portrait(points=points)
+        click.echo(f"{drawn['portrait']}\n")
+    except UnsupportedError as error:  # a single overlap has no plane; everything else has been printed
+        click.echo(error)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, shown in drawn.items():
+        path = folder / f"{Path(problem).stem}_{kind}.png"
+        shown.plot().savefig(path)
+        click.echo(path)
 
 
 @cli.command()

@@ -284,3 +284,22 @@ def test_reduce_of_moments_that_do_not_close_is_one_line_with_the_way_out(run):
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "solve_pde" in err
+
+
+def test_basins_prints_fractions_and_draws(run, small, tmp_path):
+    code, out, err = run("basins", small, "-o", tmp_path / "figures")
+    assert (code, err) == (0, "")
+    assert "Labels that change with half the steps and tolerances: 0" in out
+    assert "this plane is the whole phase space" in out
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert written == {"small_basins.png", "small_portrait.png"}
+
+
+def test_basins_refuses_before_any_work(run, small, tmp_path):
+    (tmp_path / "taken").write_text("")
+    code, out, err = run("basins", small, "-o", tmp_path / "taken")
+    assert (code, out) == (2, "")
+    assert err.startswith("mkvlasov: output: got")
+    code, _, err = run("basins", "sparse", "-o", tmp_path)
+    assert code == 2
+    assert err.count("\n") == 1

@@ -1,4 +1,9 @@
 from . import goals as goals
+from .basin_fractions import BasinFractions as BasinFractions
+from .basin_fractions import basin_fractions as basin_fractions
+from .basins import Basins as Basins
+from .basins import basins as basins
+from .basins import default_grid as default_grid
 from .continuation import continue_fixed_points as continue_fixed_points
 from .diagram import Bifurcation as Bifurcation
 from .diagram import BifurcationDiagram as BifurcationDiagram
@@ -6,12 +11,16 @@ from .diagram import FixedPointBranch as FixedPointBranch
 from .fixed_points import FixedPoint as FixedPoint
 from .fixed_points import FixedPoints as FixedPoints
 from .fixed_points import fixed_points as fixed_points
+from .initial_overlaps import StartGrid as StartGrid
+from .initial_overlaps import random_starts as random_starts
 from .learnability import CriticalValues as CriticalValues
 from .learnability import Learnability as Learnability
 from .learnability import learnability as learnability
 from .misalignment import Effect as Effect
 from .noise import NoiseStudy as NoiseStudy
 from .noise import noise_study as noise_study
+from .portrait import PhasePortrait as PhasePortrait
+from .portrait import phase_portrait as phase_portrait
 from .search import SearchResult as SearchResult
 from .search import search as search
 from .stability import Stability as Stability

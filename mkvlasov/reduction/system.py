@@ -10,11 +10,14 @@ import numpy as np
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
+from mkvlasov.analysis.basins import Basins, basins
 from mkvlasov.analysis.continuation import continue_fixed_points
 from mkvlasov.analysis.diagram import BifurcationDiagram
 from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points, stability
+from mkvlasov.analysis.initial_overlaps import StartGrid
 from mkvlasov.analysis.learnability import Learnability, learnability
 from mkvlasov.analysis.noise import NoiseStudy, noise_study
+from mkvlasov.analysis.portrait import PhasePortrait, phase_portrait
 from mkvlasov.analysis.stability import Stability
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
@@ -26,6 +29,8 @@ from mkvlasov.reduction.derivation import explain
 from mkvlasov.reduction.fluctuations import Fluctuations, fluctuations
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mkvlasov.reduction.symbolic import SymbolicSystem
 
 
@@ -153,6 +158,36 @@ class ReducedSystem:
             self.problem, name, bounds=bounds, logarithmic=logarithmic, searches=searches, starts=starts, rng=rng,
             progress=progress,
         )  # fmt: skip
+
+    def basins(
+        self,
+        starts: StartGrid | tuple[ArrayLike, ArrayLike] | None = None,
+        *,
+        t_max: float = 100.0,
+        rtol: float = 1e-6,
+        tolerance: float = 0.01,
+        points: FixedPoints | None = None,
+        progress: bool = True,
+    ) -> Basins:
+        """Return at which fixed point each start ends, and when; see `mkvlasov.analysis.basins.basins`."""
+        return basins(
+            self.problem, starts, t_max=t_max, rtol=rtol, tolerance=tolerance, points=points, progress=progress
+        )
+
+    def phase_portrait(
+        self, plane: StartGrid | None = None, *, trajectories: int = 8, points: FixedPoints | None = None
+    ) -> PhasePortrait:
+        """Return vector field, nullclines, fixed points and separatrices in a plane of two entries of (R, Q).
+
+        See `mkvlasov.analysis.portrait.phase_portrait`.
+        """
+        return phase_portrait(self.problem, plane, trajectories=trajectories, points=points)
+
+    def plot_phase_portrait(
+        self, plane: StartGrid | None = None, *, trajectories: int = 8, points: FixedPoints | None = None
+    ) -> Figure:
+        """Draw the phase portrait in a plane of two entries of (R, Q); the arguments are those of `phase_portrait`."""
+        return self.phase_portrait(plane, trajectories=trajectories, points=points).plot()
 
     @cached_property
     def _rates(self) -> ClosedRates:

@@ -151,14 +151,20 @@ def _integrate(system: _ClosedSystem, initial: InitialLaw, t: Array, rtol: float
     return _integrate_python(system, start, t, rtol, bar)
 
 
+def tableau() -> tuple[Array, ...]:
+    """Return the coefficients of DOP853 in the order that `ode_kernels` takes them."""
+    method = DOP853
+    parts = (method.A, method.B, method.E3, method.E5, method.D, method.A_EXTRA)
+    return tuple(np.array(part, order="C") for part in parts)
+
+
 def _integrate_compiled(system: _ClosedSystem, kernel: LineKernel, start: Array, t: Array, rtol: float) -> _Trajectory:
     """Integrate one output with compiled coefficients in one compiled loop."""
     from mkvlasov.solvers import ode_kernels
 
-    problem, method = system.problem, DOP853
-    tableau = (method.A, method.B, method.E3, method.E5, method.D, method.A_EXTRA)
+    problem = system.problem
     states, found, evaluations, ended, reached, largest = ode_kernels.integrate(
-        start, np.array(t), rtol, 0.01 * rtol, DIVERGED, tuple(np.array(part, order="C") for part in tableau),
+        start, np.array(t), rtol, 0.01 * rtol, DIVERGED, tableau(),
         problem.rate(0.0), system.kappa, problem.constraint == "sphere", kernel.data,
     )  # fmt: skip
     if ended == ode_kernels.REACHED:

@@ -1,0 +1,3 @@
+"""Labels of starts that end at no fixed point."""
+
+UNRESOLVED, DIVERGED, INFEASIBLE = -1, -2, -3
