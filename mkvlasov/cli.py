@@ -19,6 +19,7 @@ from mkvlasov.errors import InvalidInput, MkvlasovError, UnsupportedError
 if TYPE_CHECKING:
     from mkvlasov.analysis.basins import Basins
     from mkvlasov.analysis.portrait import PhasePortrait
+    from mkvlasov.analysis.selection import Selection
     from mkvlasov.solution import Solution
 
 # Solvers and figures are reached through `mv`, which loads them when a command needs them: help and errors in a
@@ -116,10 +117,10 @@ def reduce(problem: str) -> None:
 @click.argument("problem", metavar="PROBLEM.toml")
 @click.option("-o", "--output", default=".", metavar="DIR", help="Folder of the figures (default: the present one).")
 def basins(problem: str, output: str) -> None:
-    """Tell which fixed point each start ends at and how long that takes; draw the map and the phase portrait.
+    """Tell which fixed point each start ends at, and when, and what random starts select at finite dimension.
 
-    PROBLEM.toml is a problem file or the name of a built-in problem. The figures are NAME_basins.png and
-    NAME_portrait.png.
+    PROBLEM.toml is a problem file or the name of a built-in problem. The figures are NAME_basins.png (map),
+    NAME_portrait.png (phase portrait) and NAME_selection.png (probabilities at the dimension of the file).
     """
     folder = _checks.output_folder("output", output)
     content = read_problem_file(problem)
@@ -132,8 +133,14 @@ def basins(problem: str, output: str) -> None:
     click.echo(f"Random starts, R uniform in the admissible set at Q = {Q.tolist()}:")
     sample = system.basins(starts, points=points)
     click.echo(f"{sample}\nLabels that change with half the steps and tolerances: {sample.changed_labels().sum()}\n")
-    # Here follow the selection probabilities at finite N.
-    drawn: dict[str, Basins | PhasePortrait] = {}
+    drawn: dict[str, Basins | PhasePortrait | Selection] = {}
+    try:
+        drawn["selection"] = system.selection_probability(
+            dimension=content.run.dimension, samples=100 if several else 2000, points=points, rng=content.run.seed
+        )
+        click.echo(f"{drawn['selection']}\n")
+    except UnsupportedError as error:
+        click.echo(error)
     try:
         drawn["basins"] = system.basins(points=points)
         click.echo(f"{drawn['basins']}\n")

@@ -292,7 +292,7 @@ def test_basins_prints_fractions_and_draws(run, small, tmp_path):
     assert "Labels that change with half the steps and tolerances: 0" in out
     assert "this plane is the whole phase space" in out
     written = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert written == {"small_basins.png", "small_portrait.png"}
+    assert written == {"small_basins.png", "small_portrait.png", "small_selection.png"}
 
 
 def test_basins_refuses_before_any_work(run, small, tmp_path):

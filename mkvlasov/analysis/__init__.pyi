@@ -23,5 +23,10 @@ from .portrait import PhasePortrait as PhasePortrait
 from .portrait import phase_portrait as phase_portrait
 from .search import SearchResult as SearchResult
 from .search import search as search
+from .selection import EscapeGrowth as EscapeGrowth
+from .selection import Selection as Selection
+from .selection import SelectionComparison as SelectionComparison
+from .selection import escape_growth as escape_growth
+from .selection import selection_probability as selection_probability
 from .stability import Stability as Stability
 from .stability import classify as classify

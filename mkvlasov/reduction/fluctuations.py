@@ -13,26 +13,22 @@ The last term is the difference between steps of length 1/N and continuous time.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from scipy import special
 from scipy.integrate import solve_ivp
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import UnsupportedError
 from mkvlasov.limit.derivatives import ClosedRates
-from mkvlasov.limit.entries import Entries
-from mkvlasov.limit.increments import IncrementLaw, sphere_projection
-from mkvlasov.order_parameters import square_root
-from mkvlasov.problem.conditional import GaussianMixture
+from mkvlasov.limit.increments import IncrementLaw
+from mkvlasov.limit.random_start import RandomStart, independent_start
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.initial import Empirical, InitialLaw, check_initial
+from mkvlasov.problem.initial import InitialLaw, check_initial
 from mkvlasov.solvers.ode import solve_ode
 
 _LEVELS = (8, 16, 32, 64, 128)
@@ -122,11 +118,11 @@ def fluctuations(
     # A relative error of the coefficients grows a hundredfold in the differences.
     closed = ClosedRates(problem, 1e-2 * rtol)
     entries = closed.entries
-    start = _Start(np.zeros((entries.size, entries.size)), np.zeros(entries.size))
+    start = RandomStart(np.zeros((entries.size, entries.size)), np.zeros(entries.size))
     if not exact:
         start = independent_start(problem, initial)
     if not problem.augmentation.is_gaussian:
-        start = _Start(start.covariance, np.full(entries.size, np.nan))
+        start = RandomStart(start.covariance, np.full(entries.size, np.nan))
     if t[-1] == 0.0:
         Q, R = initial.overlaps(problem)
         limit = entries.pack(Q, R)[None]
@@ -134,61 +130,6 @@ def fluctuations(
     path = _Path.along(closed, initial, float(t[-1]), rtol)
     covariance, bias = _expand(path, closed, start, t)
     return Fluctuations(t, entries.names, path.states(t), covariance, bias, path.error)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """N times the covariance of the start and N times its bias."""
-
-    covariance: Array
-    bias: Array
-
-
-def independent_start(problem: Problem, initial: InitialLaw) -> _Start:
-    """Return covariance and bias (times N) of the start of runs whose rows are drawn independently.
-
-    With A = mean of a a^T, orthonormalized loadings are a A^(-1/2), so that to second order R is moved by
-
-        mean(w a^T) - R - (1/2) R (A - 1)  -  (1/2) (mean(w a^T) - R) (A - 1) + (3/8) R (A - 1)^2.
-
-    All averages are polynomials of degree four in (w, a), taken exactly with Gauss-Hermite nodes.
-    """
-    Q, R = initial.overlaps(problem)
-    entries = Entries(*R.shape)
-    w, a, weights = _row_nodes(problem, initial)
-    own = w[:, :, None] * w[:, None, :] - Q
-    cross = w[:, :, None] * a[:, None, :] - R
-    gram = a[:, :, None] * a[:, None, :] - np.eye(a.shape[1])
-    change = entries.pack(own, cross - 0.5 * R @ gram)
-    covariance = (change * weights[:, None]).T @ change
-    second = np.einsum("n,nij->ij", weights, -0.5 * cross @ gram + 0.375 * R @ gram @ gram)
-    bias = entries.pack(np.zeros_like(Q), second)
-    if problem.constraint == "sphere":
-        linear, shift = sphere_projection(entries, Q, R, covariance)
-        covariance, bias = linear @ covariance @ linear.T, linear @ bias + shift
-    return _Start(covariance, bias)
-
-
-def _row_nodes(problem: Problem, initial: InitialLaw) -> tuple[Array, Array, Array]:
-    """Return rows w (n, m), loadings a (n, K) and weights (n,) with the fourth moments of the initial law."""
-    if isinstance(initial, Empirical):
-        return initial.weights, initial.loadings, initial.row_probabilities
-    x, p = special.roots_hermitenorm(3)
-    m = problem.outputs
-    normals = np.array(list(itertools.product(x, repeat=m)))
-    chances = np.array([math.prod(ps) for ps in itertools.product(p / p.sum(), repeat=m)])
-    rows, loadings, weights = [], [], []
-    for a, weight in zip(*initial.loading_nodes(problem, 5), strict=True):
-        law = initial.conditional(a, problem)
-        if not isinstance(law, GaussianMixture):
-            raise UnsupportedError(
-                f"fluctuations: the spread of a start is known for mixtures only, not for {initial!r}"
-            )
-        for part, mean, covariance in zip(law.weights, law.means, law.covariances, strict=True):
-            rows.append(mean + normals @ square_root(covariance))
-            loadings.append(np.tile(a, (len(normals), 1)))
-            weights.append(weight * part * chances)
-    return np.concatenate(rows), np.concatenate(loadings), np.concatenate(weights)
 
 
 @dataclass(frozen=True)
@@ -279,7 +220,7 @@ def _gap(found: Array, wanted: Array) -> float:
     return float(difference / size) if size > 0.0 else 0.0
 
 
-def _expand(path: _Path, closed: ClosedRates, start: _Start, t: Array) -> tuple[Array, Array]:
+def _expand(path: _Path, closed: ClosedRates, start: RandomStart, t: Array) -> tuple[Array, Array]:
     """Integrate the covariance, then the bias, which depends on it."""
     d = len(start.bias)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from mkvlasov.analysis.initial_overlaps import StartGrid
 from mkvlasov.analysis.learnability import Learnability, learnability
 from mkvlasov.analysis.noise import NoiseStudy, noise_study
 from mkvlasov.analysis.portrait import PhasePortrait, phase_portrait
+from mkvlasov.analysis.selection import EscapeGrowth, Selection, escape_growth, selection_probability
 from mkvlasov.analysis.stability import Stability
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
@@ -188,6 +190,40 @@ class ReducedSystem:
     ) -> Figure:
         """Draw the phase portrait in a plane of two entries of (R, Q); the arguments are those of `phase_portrait`."""
         return self.phase_portrait(plane, trajectories=trajectories, points=points).plot()
+
+    def selection_probability(
+        self,
+        *,
+        dimension: int = 1000,
+        initial: InitialLaw | None = None,
+        samples: int = 2000,
+        level: float = 0.5,
+        t_max: float | None = None,
+        points: FixedPoints | None = None,
+        rng: Seed = 0,
+        progress: bool = True,
+    ) -> Selection:
+        """Return where random starts of dimension N end; see `mkvlasov.analysis.selection.selection_probability`."""
+        return selection_probability(
+            self.problem, dimension=dimension, initial=initial, samples=samples, level=level, t_max=t_max,
+            points=points, rng=rng, progress=progress,
+        )  # fmt: skip
+
+    def escape_growth(
+        self,
+        *,
+        dimensions: Sequence[int] = (200, 2000, 20_000),
+        initial: InitialLaw | None = None,
+        samples: int = 1000,
+        level: float = 0.5,
+        rng: Seed = 0,
+        progress: bool = True,
+    ) -> EscapeGrowth:
+        """Return how escape times grow with log N; see `mkvlasov.analysis.selection.escape_growth`."""
+        return escape_growth(
+            self.problem, dimensions=dimensions, initial=initial, samples=samples, level=level, rng=rng,
+            progress=progress,
+        )  # fmt: skip
 
     @cached_property
     def _rates(self) -> ClosedRates:

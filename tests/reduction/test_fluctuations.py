@@ -8,8 +8,9 @@ import mkvlasov as mv
 from mkvlasov.limit.derivatives import ClosedRates
 from mkvlasov.limit.entries import Entries
 from mkvlasov.limit.increments import IncrementLaw
+from mkvlasov.limit.random_start import independent_start
 from mkvlasov.order_parameters import match_overlaps, orthonormalize, overlaps
-from mkvlasov.reduction.fluctuations import fluctuations, independent_start
+from mkvlasov.reduction.fluctuations import fluctuations
 from mkvlasov.solvers.sgd.literal import draw_views, sgd_increment
 from mkvlasov.solvers.sgd.start import rescale_to_sphere
 
