@@ -4,6 +4,11 @@ from .analysis.initial_overlaps import StartGrid as StartGrid
 from .analysis.initial_overlaps import random_starts as random_starts
 from .analysis.search import SearchResult as SearchResult
 from .analysis.search import search as search
+from .analysis.stationary import StationaryState as StationaryState
+from .analysis.stationary import StationaryStates as StationaryStates
+from .analysis.stationary import stationary_states as stationary_states
+from .analysis.stationary_continuation import continue_stationary_states as continue_stationary_states
+from .analysis.stationary_diagram import StationaryDiagram as StationaryDiagram
 from .configuration import builtin_problems as builtin_problems
 from .configuration import read_problem as read_problem
 from .data import DataModel as DataModel
@@ -11,6 +16,7 @@ from .data import from_data as from_data
 from .errors import ClosureError as ClosureError
 from .errors import InvalidInput as InvalidInput
 from .errors import MkvlasovError as MkvlasovError
+from .errors import UnconfinedError as UnconfinedError
 from .errors import UnsupportedError as UnsupportedError
 from .plotting.animation import animate_density as animate_density
 from .plotting.densities import plot_densities as plot_densities

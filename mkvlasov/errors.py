@@ -38,6 +38,10 @@ class UnsupportedError(MkvlasovError, ValueError):
     """A route cannot honour what was asked; the message says why and which route can."""
 
 
+class UnconfinedError(UnsupportedError):
+    """Nothing holds the weights back, so that there are no stationary densities; the message says what would."""
+
+
 def _shorten(value: object, limit: int = 160) -> str:
     """Print a value on one line, however large it is."""
     text = " ".join(repr(value).split())

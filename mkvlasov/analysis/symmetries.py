@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -173,11 +174,13 @@ def same(entries: Entries, x: Array, y: Array, tolerance: float = _SAME) -> bool
     return bool((np.abs(x - y) <= tolerance * np.maximum(scales(entries, x), scales(entries, y))).all())
 
 
-def find_symmetries(closed: ClosedRates, tau: float) -> Symmetries:
+def find_symmetries(
+    closed: ClosedRates, tau: float, *, also: Callable[[Symmetry], bool] = lambda symmetry: True
+) -> Symmetries:
     """Return the symmetries among sign changes, exchanges and rotations, found by trying them on generic states.
 
     A map is one if rates at images are images of rates. That asks the coefficients themselves, whatever the reasons:
-    the law of c, the activation, the loss.
+    the law of c, the activation, the loss. What maps more than rates has to pass another test, `also`.
     """
     entries = closed.entries
     m, k = entries.outputs, entries.features
@@ -193,7 +196,7 @@ def find_symmetries(closed: ClosedRates, tau: float) -> Symmetries:
 
     def holds(symmetry: Symmetry) -> bool:
         gap = closed.rates(symmetry(entries, x), tau) - symmetry(entries, f)
-        return bool(np.abs(gap).max() <= _EQUIVARIANT * np.abs(f).max())
+        return bool(np.abs(gap).max() <= _EQUIVARIANT * np.abs(f).max()) and also(symmetry)
 
     one, unit = np.eye(m), np.eye(k)
     found = [s for i in range(k) if holds(s := Symmetry(f"sign of feature {i}", one, _flip(k, i)))]
