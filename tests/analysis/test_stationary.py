@@ -224,6 +224,16 @@ def test_symmetric_copies_are_merged_and_named():
     assert states.stable[0].copy_names == ("feature 0", "-feature 0")
 
 
+def test_figures_show_every_state_and_loading(unlearnt):
+    axes = [ax for ax in unlearnt.plot().axes if ax.get_visible()]
+    assert [ax.get_title() for ax in axes] == [f"{s.name}\n{s.stability.type}" for s in unlearnt]
+    for ax, state in zip(axes, unlearnt, strict=True):
+        assert [line.get_label() for line in ax.get_lines()] == ["$a = -1$", "$a = 1$"]
+        w, p = ax.get_lines()[1].get_data()
+        np.testing.assert_allclose(p, state.density(1.0).pdf(w))
+    assert len(unlearnt[0].plot().axes) == 1
+
+
 def test_the_search_reports_itself(unlearnt):
     text = str(unlearnt)
     assert "4 stationary state(s)" in text
