@@ -225,6 +225,6 @@ def _range(equations: SelfConsistency) -> tuple[float, float]:
 def _unconfined(problem: Problem, number: int) -> str:
     return (
         f"stationary_states: nothing holds the weights back: with phi of {problem.regularizer!r} no state was found, "
-        f"and {number} searches ended where Q grows without bound, or where G w^2 / 2 + (H . a) w + phi(w) does not grow "
-        "on both sides for every loading; take a stronger regularizer, or see with solve_pde how the weights grow"
+        f"and {number} searches ended where Q grows without bound, or where G w^2 / 2 + (H . a) w + phi(w) does not "
+        "grow on both sides for every loading; take a stronger regularizer, or see with solve_pde how the weights grow"
     )
