@@ -4,11 +4,11 @@ from .analysis.initial_overlaps import StartGrid as StartGrid
 from .analysis.initial_overlaps import random_starts as random_starts
 from .analysis.search import SearchResult as SearchResult
 from .analysis.search import search as search
-from .analysis.stationary import StationaryState as StationaryState
-from .analysis.stationary import StationaryStates as StationaryStates
-from .analysis.stationary import stationary_states as stationary_states
-from .analysis.stationary_continuation import continue_stationary_states as continue_stationary_states
-from .analysis.stationary_diagram import StationaryDiagram as StationaryDiagram
+from .analysis.stationary.continuation import continue_stationary_states as continue_stationary_states
+from .analysis.stationary.diagram import StationaryDiagram as StationaryDiagram
+from .analysis.stationary.states import StationaryState as StationaryState
+from .analysis.stationary.states import StationaryStates as StationaryStates
+from .analysis.stationary.states import stationary_states as stationary_states
 from .configuration import builtin_problems as builtin_problems
 from .configuration import read_problem as read_problem
 from .data import DataModel as DataModel

@@ -14,7 +14,7 @@ from mkvlasov.errors import InvalidInput
 from mkvlasov.plotting.style import entry_colors, house_style
 
 if TYPE_CHECKING:
-    from mkvlasov.analysis.stationary import StationaryState
+    from mkvlasov.analysis.stationary.states import StationaryState
 
 _MOST_LINES = 5
 _TYPICAL = (-2.0, 0.0, 2.0)

@@ -8,8 +8,8 @@ from scipy import integrate, special
 from scipy.linalg import eigh_tridiagonal
 
 from mkvlasov import regularizers
-from mkvlasov.analysis.gibbs import confined, gibbs_densities, gibbs_density
-from mkvlasov.analysis.relaxation import relaxation_modes
+from mkvlasov.analysis.stationary.gibbs import confined, gibbs_densities, gibbs_density
+from mkvlasov.analysis.stationary.relaxation import relaxation_modes
 
 
 def _first(regularizer, beta, G, s):

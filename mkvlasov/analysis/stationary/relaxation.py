@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.linalg import cho_solve_banded, cholesky_banded
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.gibbs import NODES, GibbsDensities, lobatto
+from mkvlasov.analysis.stationary.gibbs import NODES, GibbsDensities, lobatto
 
 _STEPS = 9
 """Steps of the block Lanczos method: 27 modes, of which the slow ones are exact."""

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.gibbs import confined, gibbs_densities
-from mkvlasov.analysis.slices import Slices, levels, slices
+from mkvlasov.analysis.stationary.gibbs import confined, gibbs_densities
+from mkvlasov.analysis.stationary.slices import Slices, levels, slices
 from mkvlasov.limit.coefficients import Coefficients, LimitCoefficients
 from mkvlasov.limit.derivatives import ClosedRates, Derivative
 from mkvlasov.limit.entries import Entries

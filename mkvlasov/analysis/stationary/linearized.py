@@ -23,10 +23,10 @@ import numpy.typing as npt
 from scipy.linalg import eig
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.gibbs import gibbs_densities
-from mkvlasov.analysis.relaxation import Modes, relaxation_modes
-from mkvlasov.analysis.self_consistency import SelfConsistency
-from mkvlasov.analysis.slices import Slices
+from mkvlasov.analysis.stationary.gibbs import gibbs_densities
+from mkvlasov.analysis.stationary.relaxation import Modes, relaxation_modes
+from mkvlasov.analysis.stationary.self_consistency import SelfConsistency
+from mkvlasov.analysis.stationary.slices import Slices
 
 Complex = npt.NDArray[np.complex128]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.self_consistency import SelfConsistency
+from mkvlasov.analysis.stationary.self_consistency import SelfConsistency
 
 _ITERATIONS, _POLISHES = 60, 15
 _LONGEST = 0.5

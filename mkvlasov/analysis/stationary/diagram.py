@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from mkvlasov._typing import Array
 from mkvlasov.analysis.diagram import BifurcationDiagram, FixedPointBranch
 from mkvlasov.analysis.families import at_value
-from mkvlasov.analysis.self_consistency import SelfConsistency
-from mkvlasov.analysis.stationary import StationaryState, describe
-from mkvlasov.analysis.stationary_search import RTOL, stationary_symmetries
+from mkvlasov.analysis.stationary.search import RTOL, stationary_symmetries
+from mkvlasov.analysis.stationary.self_consistency import SelfConsistency
+from mkvlasov.analysis.stationary.states import StationaryState, describe
 
 
 @dataclass(frozen=True, eq=False)

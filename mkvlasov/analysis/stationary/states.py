@@ -13,10 +13,10 @@ import numpy as np
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.analysis.fixed_points import name_of
-from mkvlasov.analysis.gibbs import gibbs_density
-from mkvlasov.analysis.linearized import LinearStability, linear_stability
-from mkvlasov.analysis.self_consistency import SelfConsistency
-from mkvlasov.analysis.stationary_search import SEARCH_LEVEL, SETTLED, copies_of, find_states, settled
+from mkvlasov.analysis.stationary.gibbs import gibbs_density
+from mkvlasov.analysis.stationary.linearized import LinearStability, linear_stability
+from mkvlasov.analysis.stationary.search import SEARCH_LEVEL, SETTLED, copies_of, find_states, settled
+from mkvlasov.analysis.stationary.self_consistency import SelfConsistency
 from mkvlasov.analysis.symmetries import Symmetries
 from mkvlasov.density import Density
 from mkvlasov.errors import InvalidInput, UnconfinedError

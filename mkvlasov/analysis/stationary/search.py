@@ -10,9 +10,8 @@ import numpy as np
 from mkvlasov import _checks
 from mkvlasov._typing import Array, Seed
 from mkvlasov.analysis.fixed_points import constant_rate
-from mkvlasov.analysis.self_consistency import SelfConsistency
 from mkvlasov.analysis.starts import make_starts
-from mkvlasov.analysis.stationary_newton import (
+from mkvlasov.analysis.stationary.newton import (
     CONVERGED,
     DIVERGED,
     STALLED,
@@ -22,6 +21,7 @@ from mkvlasov.analysis.stationary_newton import (
     polish,
     search,
 )
+from mkvlasov.analysis.stationary.self_consistency import SelfConsistency
 from mkvlasov.analysis.symmetries import Symmetries, Symmetry, find_symmetries, same
 from mkvlasov.errors import InvalidInput, UnconfinedError, UnsupportedError
 from mkvlasov.problem.contrastive import Problem

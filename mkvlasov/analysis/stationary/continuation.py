@@ -17,10 +17,10 @@ from mkvlasov.analysis.crossings import branch_directions
 from mkvlasov.analysis.diagram import Bifurcation
 from mkvlasov.analysis.families import at_value, check_bounds, check_parameter
 from mkvlasov.analysis.fixed_points import name_of
-from mkvlasov.analysis.linearized import LinearStability, linear_stability
-from mkvlasov.analysis.self_consistency import SelfConsistency
-from mkvlasov.analysis.stationary_diagram import StationaryBranch, StationaryDiagram
-from mkvlasov.analysis.stationary_search import RTOL, check_problem, find_states, settled
+from mkvlasov.analysis.stationary.diagram import StationaryBranch, StationaryDiagram
+from mkvlasov.analysis.stationary.linearized import LinearStability, linear_stability
+from mkvlasov.analysis.stationary.search import RTOL, check_problem, find_states, settled
+from mkvlasov.analysis.stationary.self_consistency import SelfConsistency
 from mkvlasov.analysis.symmetries import Symmetries, same
 from mkvlasov.errors import InvalidInput, UnconfinedError, UnsupportedError
 from mkvlasov.problem.contrastive import Problem

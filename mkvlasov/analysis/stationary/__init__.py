@@ -1,0 +1,1 @@
+"""Stationary states of the PDE without time evolution: densities, search, stability, continuation."""
