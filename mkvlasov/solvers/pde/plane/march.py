@@ -1,0 +1,279 @@
+"""Time steps of all loadings together; coefficients in the middle of a step come from extrapolated averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from mkvlasov._typing import Array
+from mkvlasov.problem.regularizers import Regularizer
+from mkvlasov.solvers.pde.plane.boxes import Boxes, Shape, follow, shape_of, within
+from mkvlasov.solvers.pde.plane.drift import Force, divide, force, no_force
+from mkvlasov.solvers.pde.plane.rates import Averages, RateFunction, Rates
+from mkvlasov.solvers.pde.plane.sweep_kernels import sweep
+
+_MOST_STEPS = 20_000
+_SPLITTING = 24.0
+"""Inverse of the factor before (rate x step)^3 in the error of a splitting."""
+_LARGEST_TURN = 0.5
+"""Of the affine drift over a step: boxes that move linearly in time follow it only so far."""
+_LAG = 0.1
+"""Share of an error of the extrapolated averages at the end of a step that their middle passes on to the step."""
+
+
+@dataclass(frozen=True)
+class Equations:
+    """Fokker-Planck equations of L loadings and how they are discretized.
+
+    Attributes
+    ----------
+    loadings, weights : ndarray, shapes (L, K) and (L,)
+    rates : RateFunction
+    regularizer : Regularizer
+    positive : bool
+        Exponentially fitted fluxes, or central ones.
+    tail : float
+        Mass beyond which a box may end, on every side.
+    largest : float
+        Trace of Q beyond which weights count as blown up.
+    """
+
+    loadings: Array
+    weights: Array
+    rates: RateFunction
+    regularizer: Regularizer
+    positive: bool
+    tail: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Masses (L, n, n) in boxes at a time, and what is measured of them."""
+
+    t: float
+    boxes: Boxes
+    mass: Array
+    shape: Shape
+    force: Force
+    averages: Averages
+
+    @property
+    def mean(self) -> Array:
+        """Mean weights, shape (L, 2)."""
+        return self.boxes.origin + (self.boxes.axes @ self.shape.mean[..., None])[..., 0]
+
+
+@dataclass
+class Path:
+    """What a march leaves behind: all steps, states at the output times, counts."""
+
+    times: list[float] = field(default_factory=list)
+    averages: list[Averages] = field(default_factory=list)
+    boxes: list[Boxes] = field(default_factory=list)
+    rate_times: list[float] = field(default_factory=list)
+    rates: list[Rates] = field(default_factory=list)
+    snapshots: list[State] = field(default_factory=list)
+    failure: str = ""
+    rejected: int = 0
+    mass_restored: float = 0.0
+    wall_mass: float = 0.0
+
+    def record(self, state: State, rates: Rates, rate_time: float) -> None:
+        """Append a state that was reached, and the rates that led to it."""
+        self.times.append(state.t)
+        self.averages.append(state.averages)
+        self.boxes.append(state.boxes)
+        self.rate_times.append(rate_time)
+        self.rates.append(rates)
+        mass = np.abs(state.mass)
+        edges = mass[:, [0, -1]].sum(axis=(1, 2)) + mass[:, :, [0, -1]].sum(axis=(1, 2))
+        self.wall_mass = max(self.wall_mass, float(edges.max()))
+
+
+def observe(equations: Equations, t: float, boxes: Boxes, mass: Array) -> State:
+    """Measure masses (L, n, n)."""
+    shape = shape_of(mass, equations.tail)
+    regularizer = equations.regularizer
+    if regularizer.linear_strength is None:
+        forces = force(regularizer, boxes, mass, shape.mean, shape.covariance)
+    else:
+        forces = no_force(len(mass))
+    mean = boxes.origin + (boxes.axes @ shape.mean[..., None])[..., 0]
+    covariance = boxes.axes @ shape.covariance @ np.swapaxes(boxes.axes, 1, 2)
+    weights = equations.weights
+    Q = np.einsum("l,lij->ij", weights, covariance) + (weights * mean.T) @ mean
+    R = (weights * mean.T) @ equations.loadings
+    return State(t, boxes, mass, shape, forces, Averages(Q, R, weights @ forces.virial))
+
+
+def march(
+    equations: Equations,
+    boxes: Boxes,
+    mass: Array,
+    *,
+    start: float,
+    outputs: Array,
+    tolerance: float,
+    observer: Callable[[float], None] = lambda t: None,
+) -> Path:
+    """Advance masses (L, n, n) through all output times, in pairs of equal steps; a blow-up is told in the path.
+
+    Parameters
+    ----------
+    equations : Equations
+    boxes : Boxes
+    mass : ndarray, shape (L, n, n)
+    start : float
+    outputs : ndarray, shape (T,)
+        Those up to `start` are taken from the start.
+    tolerance : float
+        Error of a step: of the averages relatively, and of the densities by a rule.
+    observer : callable
+        Told the time after every pair.
+    """
+    stepper = Stepper(equations, observe(equations, start, boxes, mass))
+    path = stepper.path
+    proposed = np.inf
+    for target in outputs:
+        while stepper.state.t < target * (1.0 - 1e-12) and not path.failure:
+            remaining = float(target) - stepper.state.t
+            dt = min(proposed, stepper.longest(tolerance))
+            pairs = int(np.ceil(0.5 * remaining / dt * (1.0 - 1e-9)))
+            begin, dt = stepper.state.t, 0.5 * remaining / pairs
+            error = stepper.step(begin + dt)
+            if error <= 4.0 * tolerance:
+                goal = float(target) if pairs == 1 else begin + 2.0 * dt
+                error = max(error, stepper.step(goal))
+                observer(stepper.state.t)
+            else:
+                path.rejected += 1
+                stepper.undo()
+            factor = 0.85 * max(error / tolerance, 1e-6) ** (-1.0 / 3.0)
+            proposed = dt * min(max(factor, 0.2), 2.0)
+            if proposed < 1e-12 * max(stepper.state.t, 1e-3 * float(outputs[-1])):
+                path.failure = f"the steps shrank to nothing at t = {begin:.6g}: the solution ceases to exist near there"
+            if len(path.times) + path.rejected > _MOST_STEPS:
+                path.failure = f"{_MOST_STEPS} steps were not enough: only t = {begin:.6g} was reached"
+        if path.failure:
+            break
+        path.snapshots.append(stepper.state)
+    return path
+
+
+def retrace(equations: Equations, boxes: Boxes, mass: Array, fine: Path) -> Path:
+    """Advance masses on a coarser grid in the boxes of another run, with steps of twice the length."""
+    stepper = Stepper(equations, observe(equations, fine.times[0], boxes, mass))
+    outputs = [state.t for state in fine.snapshots]
+    while outputs and outputs[0] <= fine.times[0]:
+        stepper.path.snapshots.append(stepper.state)
+        outputs.pop(0)
+    for t, box in zip(fine.times[2::2], fine.boxes[2::2], strict=True):
+        if not np.isfinite(stepper.step(t, box)) or stepper.path.failure:
+            break
+        if outputs and t == outputs[0]:
+            stepper.path.snapshots.append(stepper.state)
+            outputs.pop(0)
+    return stepper.path
+
+
+class Stepper:
+    """The current state, and what is needed to extrapolate the averages."""
+
+    def __init__(self, equations: Equations, state: State) -> None:
+        self.equations, self.state, self.path = equations, state, Path()
+        self._before = state
+        self._rates = equations.rates(state.t, state.averages)
+        if not self._rates.finite:
+            self.path.failure = f"the coefficients are not finite at t = {state.t:.6g}"
+        self.path.record(state, self._rates, state.t)
+
+    def longest(self, tolerance: float) -> float:
+        """Return the step in which what moves against the boxes moves little, and the boxes turn little."""
+        rates, boxes, found = self._rates, self.state.boxes, self.state.force
+        turn = float(np.linalg.norm(rates.linear + rates.tau * found.gradient, axis=(1, 2)).max())
+        scaled = within(boxes.axes / boxes.spread[:, None, :], rates.noise)
+        widening = 0.25 * float(np.trace(scaled, axis1=1, axis2=2).max())
+        speed = widening + rates.tau * float(found.rest.max())
+        return min((_SPLITTING * tolerance) ** (1.0 / 3.0) / max(speed, 1e-300), _LARGEST_TURN / max(turn, 1e-300))
+
+    def step(self, goal: float, end: Boxes | None = None) -> float:
+        """Take a step, to the given boxes if there are any; return its error, as far as the averages tell.
+
+        That is how far they come out from where they were extrapolated to, relative to the size of the weights, times
+        the share that matters. Infinite where there is no result.
+        """
+        equations, state, dt = self.equations, self.state, goal - self.state.t
+        middle = state.t + 0.5 * dt
+        rates = equations.rates(middle, self._expected(middle))
+        self._before = state
+        if not rates.finite:
+            self.path.failure = f"the coefficients are not finite at t = {middle:.6g}" if end else ""
+            return np.inf
+        if end is None:
+            gradient = -(rates.linear + rates.tau * state.force.gradient)
+            end = follow(state.boxes, state.shape, self._velocity(rates), gradient, rates.noise, dt)
+        n = state.mass.shape[1]
+        parts = divide(state.boxes, end, dt, rates, equations.loadings, equations.regularizer, n)
+        mass = state.mass.copy()
+        for k, share in ((0, 0.5), (1, 0.5), (2, 1.0), (1, 0.5), (0, 0.5)):
+            sweep(
+                mass, parts.directions[k], parts.diffusion[k], parts.affine[k], parts.faces[k], share * dt,
+                equations.positive,
+            )  # fmt: skip
+        total = mass.sum(axis=(1, 2), keepdims=True)
+        mass /= total
+        expected = self._expected(goal)
+        self.state = observe(equations, goal, end, mass)
+        self._rates = rates
+        self.path.record(self.state, rates, middle)
+        self.path.mass_restored = max(self.path.mass_restored, float(np.abs(total - 1.0).max()))
+        size = float(np.trace(self.state.averages.Q))
+        if not np.isfinite(size) or size > equations.largest:
+            self.path.failure = f"Q grew to {size:.3g} at t = {goal:.6g}, which counts as unbounded"
+        gap_q, gap_r = self.state.averages.Q - expected.Q, self.state.averages.R - expected.R
+        scale = np.sqrt(max(size, 1e-300))
+        return _LAG * max(float(np.abs(gap_q).max()) / scale**2, float(np.abs(gap_r).max()) / scale)
+
+    def undo(self) -> None:
+        """Go back to before the last step."""
+        if self.state is not self._before:
+            for record in (self.path.times, self.path.averages, self.path.boxes, self.path.rate_times, self.path.rates):
+                record.pop()
+            self.state = self._before
+
+    def _velocity(self, rates: Rates) -> Array:
+        """Return the mean velocity of the weights, shape (L, 2)."""
+        state = self.state
+        return -(state.mean @ rates.linear.T) - self.equations.loadings @ rates.tilt.T - rates.tau * state.force.mean
+
+    def _expected(self, t: float) -> Averages:
+        """Return averages by the parabola through the last three steps; by their first rates of change at first."""
+        times, rows = self.path.times[-3:], [each.flat() for each in self.path.averages[-3:]]
+        since = t - times[0]
+        if len(times) == 1:
+            return Averages.of(rows[0] + since * self._first_slope)
+        if len(times) == 2:
+            dt = times[1] - times[0]
+            bend = (rows[1] - rows[0] - dt * self._first_slope) / dt**2
+            return Averages.of(rows[0] + since * (self._first_slope + since * bend))
+        result = np.zeros_like(rows[0])
+        for i, row in enumerate(rows):
+            others = [times[j] for j in range(3) if j != i]
+            result += row * np.prod([(t - other) / (times[i] - other) for other in others])
+        return Averages.of(result)
+
+    @cached_property
+    def _first_slope(self) -> Array:
+        """Rates of change of Q and R at the start; the virial counts as constant."""
+        equations, state, rates = self.equations, self.state, self._rates
+        Q, R = state.averages.Q, state.averages.R
+        covariance = state.boxes.axes @ state.shape.covariance @ np.swapaxes(state.boxes.axes, 1, 2)
+        crossed = state.force.gradient @ covariance + state.force.mean[:, :, None] * state.mean[:, None]
+        weights, loadings = equations.weights, equations.loadings
+        inward = rates.linear @ Q + rates.tilt @ R.T + rates.tau * np.einsum("l,lij->ij", weights, crossed)
+        dR = (weights * self._velocity(rates).T) @ loadings
+        return Averages(rates.noise - inward - inward.T, dR, np.zeros(2)).flat()
