@@ -17,7 +17,7 @@ from mkvlasov.problem.plane_table import PlaneTable
 
 @dataclass(frozen=True, eq=False)
 class PlaneDensity:
-    """A joint density p(w_1, w_2 | a) on the cells of a parallelogram, w = origin + axes xi with xi in [-1, 1]^2.
+    """A joint density p(w_1, w_2 | a) on cells, w = origin + axes xi with xi on a tensor grid.
 
     Averages are sums over the cells. In between, the density is interpolated by cubic splines; an accurate method may
     leave small negative values where it vanishes.
@@ -25,19 +25,21 @@ class PlaneDensity:
     Attributes
     ----------
     origin, axes : ndarray, shapes (2,) and (2, 2)
-        Middle of the parallelogram, and half of its sides as columns.
+    coordinates : ndarray, shape (2, n)
+        Increasing values of xi_1 and xi_2 at the centres of the cells, which end half-way between them.
     p : ndarray, shape (n, n)
         Density at the centres of the cells.
     """
 
     origin: Array
     axes: Array
+    coordinates: Array
     p: Array
 
     @cached_property
     def law(self) -> PlaneTable:
         """The same as a law, which can be moved, blurred and drawn from."""
-        return PlaneTable(self.origin, self.axes, self.p)
+        return PlaneTable(self.origin, self.axes, self.coordinates, self.p)
 
     @cached_property
     def w(self) -> Array:
@@ -45,9 +47,9 @@ class PlaneDensity:
         return self.law.w
 
     @property
-    def cell_area(self) -> float:
-        """Area of a cell: ``cell_area * p.sum()`` is the mass."""
-        return self.law.cell_area
+    def masses(self) -> Array:
+        """Masses of the cells, shape (n, n)."""
+        return self.law.masses
 
     @property
     def mean(self) -> Array:
@@ -66,10 +68,10 @@ class PlaneDensity:
         values = np.asarray(_checks.function_of("function", function, 1, allowed)(self.w), dtype=np.float64)
         if values.shape not in ((), self.p.shape) or not np.isfinite(values).all():
             raise InvalidInput("function", function, allowed)
-        return float(self.cell_area * (self.p * values).sum())
+        return float((self.masses * values).sum())
 
     def pdf(self, w: ArrayLike) -> Array:
-        """Return the density at points w (..., 2), shape (...); zero outside of the parallelogram."""
+        """Return the density at points w (..., 2), shape (...); zero outside of the cells."""
         at = _checks.array("w", w)
         if at.shape[-1:] != (2,):
             raise InvalidInput("w", w, "points of the plane: an array of shape (..., 2)")

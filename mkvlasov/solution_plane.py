@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _AT_EVERY_TIME = {
     "t", "Q", "R", "Q_error", "R_error", "Q_stderr", "R_stderr", "loss", "loss_stderr",
-    "origins", "axes", "densities", "density_error",
+    "origins", "axes", "coordinates", "densities", "density_error",
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ class PlaneEnd(Value):
     def conditional(self, loading: Array, problem: Problem) -> PlaneTable:
         self.check(problem)
         table = self.solution.density(float(self.solution.t[-1]), loading).law
-        return PlaneTable(table.origin, table.axes, table.p / (table.cell_area * table.p.sum()))
+        return PlaneTable(table.origin, table.axes, table.coordinates, table.p / table.masses.sum())
 
     def loading_nodes(self, problem: Problem, order: int) -> LoadingNodes:
         return LoadingNodes(self.solution.loading_points, self.solution.loading_weights)
@@ -95,7 +95,9 @@ class PlanePdeSolution(Solution):
     loading_points, loading_weights : ndarray, shapes (L, K) and (L,)
         Atoms of the law of the loadings, or a quadrature of it.
     origins, axes : ndarray, shapes (T, L, 2) and (T, L, 2, 2)
-        Boxes of the densities, w = origin + axes xi with xi in [-1, 1]^2; they move, stretch and turn.
+        Boxes of the densities, w = origin + axes xi; they move, stretch and turn.
+    coordinates : ndarray, shape (T, L, 2, n)
+        Values of xi_1 and xi_2 at the centres of the cells.
     densities : ndarray, shape (T, L, n, n)
         p(w | a) at the centres of the cells of the boxes.
     density_error : ndarray, shape (T,)
@@ -111,6 +113,7 @@ class PlanePdeSolution(Solution):
     loading_weights: Array
     origins: Array
     axes: Array
+    coordinates: Array
     densities: Array
     density_error: Array
     coefficients: CoefficientHistory
@@ -131,7 +134,8 @@ class PlanePdeSolution(Solution):
 
     def law(self, index: int, node: int) -> PlaneTable:
         """Return the law of w for a loading node at an output time, both by their index."""
-        return PlaneTable(self.origins[index, node], self.axes[index, node], self.densities[index, node])
+        at = index, node
+        return PlaneTable(self.origins[at], self.axes[at], self.coordinates[at], self.densities[at])
 
     def density(self, t: float, loading: ArrayLike) -> PlaneDensity:
         """Return the joint density p(w | a) at a stored time; its ``marginal(output)`` is that of one weight.
@@ -163,7 +167,7 @@ class PlanePdeSolution(Solution):
         if not len(near):
             return self.method.density(self, t=float(self.t[index]), loading=a)
         law = self.law(index, near[0])
-        return PlaneDensity(law.origin, law.axes, law.p)
+        return PlaneDensity(law.origin, law.axes, law.coordinates, law.p)
 
     # A thin delegate to the layers below, imported when used: the one exception to the direction of imports.
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.plane_table import cell_centres
-from mkvlasov.solvers.pde.plane.march import Path, State
+from mkvlasov.solvers.pde.plane.grid import State
+from mkvlasov.solvers.pde.plane.march import Path
 
 _FLOOR = 0.1
 """Of the tolerance, added to the estimates: differences may vanish by chance."""
@@ -69,7 +70,7 @@ def combined(fine: list[State], coarse: list[State], weights: Array, *, extrapol
 
 
 def prolonged(mass: Array, n: int) -> Array:
-    """Return masses (L, n, n) interpolated by quintic splines from coarser cells."""
+    """Return masses (L, n, n) interpolated by quintic splines from cells of twice the size."""
     from scipy.interpolate import RectBivariateSpline
 
     x, y = cell_centres(mass.shape[1]), cell_centres(n)

@@ -14,13 +14,18 @@ import numpy as np
 from mkvlasov._typing import Array
 from mkvlasov.order_parameters import square_root
 from mkvlasov.problem.plane_table import cell_centres
+from mkvlasov.problem.regularizers import Regularizer
+from mkvlasov.solvers.pde.plane.drift import divide, within
+from mkvlasov.solvers.pde.plane.grid import Frames, Moved, State, pace
+from mkvlasov.solvers.pde.plane.rates import Rates
+from mkvlasov.solvers.pde.plane.sweep_kernels import sweep
 
 _MARGIN = 1.1
 """Size of a box over the reach of the density in it."""
 _TOLERATED = 0.04
 """Relative change of the reach from which a box is resized."""
-_GROWTH, _DECAY = 0.12, 0.03
-"""Largest relative changes of a size per step; too large a box costs cells, too small a one holds mass back."""
+_GROWTH, _DECAY = 0.6, 0.15
+"""Largest relative changes of a size while the density changes once; too small a box holds mass back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,63 @@ class Boxes:
     spread: Array
     middle: Array
 
-    def nodes(self, n: int) -> Array:
+    def weights(self, n: int) -> Array:
         """Return the centres of the cells, shape (L, n, n, 2)."""
         x = cell_centres(n)
-        return self.at(np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1))
-
-    def at(self, xi: Array) -> Array:
-        """Return the weights w (L, n, n, 2) at points of the square (n, n, 2) or (L, n, n, 2)."""
+        xi = np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1)
         return self.origin[:, None, None] + xi @ np.swapaxes(self.axes, 1, 2)[:, None]
 
-    def cell_areas(self, n: int) -> Array:
-        """Return the areas of the cells, shape (L,)."""
-        return np.abs(np.linalg.det(self.axes)) * (2.0 / n) ** 2
+    def moments(self, mass: Array) -> tuple[Array, Array]:
+        """Return means (L, 2) and covariances (L, 2, 2) of the weights for masses (L, n, n)."""
+        shape = shape_of(mass, 0.0)
+        mean = self.origin + (self.axes @ shape.mean[..., None])[..., 0]
+        return mean, self.axes @ shape.covariance @ np.swapaxes(self.axes, 1, 2)
+
+    def follow(self, state: State, moved: Moved, noise: Array, tail: float, dt: float) -> Boxes:
+        """Return the boxes in which mean and covariance will be where they were, but for changes of the reach."""
+        shape = shape_of(state.mass, tail)
+        step = dt * moved.gradient
+        eye = np.eye(2)
+        half, whole = eye + 0.5 * step + step @ step / 8.0, eye + step + 0.5 * step @ step
+        mean = state.mean + dt * (moved.velocity + 0.5 * (step @ moved.velocity[..., None])[..., 0])
+        predicted = whole @ self.axes
+        added = dt * within(predicted, half @ noise @ np.swapaxes(half, 1, 2))
+        spread, middle = self._resized(shape, dt * pace(state, moved, noise))
+        # axes = predicted K with K diag(1 / spread^2) K^T the covariance predicted: K is near the identity.
+        root = square_root(spread[:, :, None] * (shape.covariance + added) * spread[:, None, :])
+        axes = predicted @ (root / spread[:, :, None] * spread[:, None, :])
+        return Boxes(mean - (axes @ middle[..., None])[..., 0], axes, spread, middle)
+
+    def advance(
+        self, end: Boxes, mass: Array, dt: float, rates: Rates, loadings: Array, regularizer: Regularizer, positive: bool
+    ) -> Array:
+        """Return the masses after dt: Strang splitting over three directions."""
+        middle = Boxes(0.5 * (self.origin + end.origin), 0.5 * (self.axes + end.axes), end.spread, end.middle)
+        speed = (end.origin - self.origin) / dt, (end.axes - self.axes) / dt
+        parts = divide(middle, speed, rates, loadings, regularizer, mass.shape[1])
+        mass = mass.copy()
+        for k, share in ((0, 0.5), (1, 0.5), (2, 1.0), (1, 0.5), (0, 0.5)):
+            sweep(mass, parts.directions[k], parts.diffusion[k], parts.affine[k], parts.faces[k], share * dt, positive)
+        return mass
+
+    def coarsened(self) -> Boxes:
+        """Return the same boxes, which know no cells."""
+        return self
+
+    def frames(self, n: int) -> Frames:
+        """Return where the cells are."""
+        coordinates = np.broadcast_to(cell_centres(n), (len(self.origin), 2, n))
+        area = np.abs(np.linalg.det(self.axes)) * (2.0 / n) ** 2
+        return Frames(self.origin, self.axes, coordinates, np.broadcast_to(area[:, None, None], (len(area), n, n)))
+
+    def _resized(self, shape: Shape, time: float) -> tuple[Array, Array]:
+        wanted, middle = sizes(shape)
+        growth, decay = _GROWTH * min(time, 0.3), _DECAY * min(time, 0.3)
+        ratio = np.clip(wanted / self.spread, 1.0 - decay, 1.0 + growth)
+        change = np.where(np.abs(wanted / self.spread - 1.0) > _TOLERATED, ratio, 1.0)
+        shift = np.clip(middle - self.middle, -growth, growth)
+        shift = np.where(np.abs(shift) > _TOLERATED, shift, 0.0)
+        return self.spread * change, self.middle + shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,47 +145,3 @@ def sizes(shape: Shape) -> tuple[Array, Array]:
     std = np.sqrt(np.maximum(np.diagonal(shape.covariance, axis1=1, axis2=2), 1e-300))
     below, above = (shape.mean - shape.low) / std * _MARGIN, (shape.high - shape.mean) / std * _MARGIN
     return 0.5 * (below + above), (below - above) / (below + above)
-
-
-def follow(boxes: Boxes, shape: Shape, drift: Array, gradient: Array, noise: Array, dt: float) -> Boxes:
-    """Return the boxes after a time step.
-
-    Parameters
-    ----------
-    boxes : Boxes
-    shape : Shape
-        Of the masses in them.
-    drift, gradient : ndarray, shapes (L, 2) and (L, 2, 2)
-        Mean velocity of the weights, and the matrix A of the affine fit A (w - mean) of the velocity around it.
-    noise : ndarray, shape (2, 2)
-        Lambda.
-    dt : float
-    """
-    step = dt * gradient
-    eye = np.eye(2)
-    half, moved = eye + 0.5 * step + step @ step / 8.0, eye + step + 0.5 * step @ step
-    mean = boxes.origin + (boxes.axes @ shape.mean[..., None])[..., 0]
-    mean = mean + dt * (drift + 0.5 * (step @ drift[..., None])[..., 0])
-    predicted = moved @ boxes.axes
-    added = dt * within(predicted, half @ noise @ np.swapaxes(half, 1, 2))
-    spread, middle = _resized(boxes, shape)
-    # axes = predicted K with K diag(1 / spread^2) K^T the covariance predicted: K is near the identity.
-    scaled = spread[:, :, None] * (shape.covariance + added) * spread[:, None, :]
-    root = square_root(scaled)
-    axes = predicted @ (root / spread[:, :, None] * spread[:, None, :])
-    return Boxes(mean - (axes @ middle[..., None])[..., 0], axes, spread, middle)
-
-
-def within(axes: Array, matrix: Array) -> Array:
-    """Return axes^-1 matrix axes^-T: a diffusion matrix in the coordinates of the square."""
-    inverse = np.linalg.inv(axes)
-    return inverse @ matrix @ np.swapaxes(inverse, 1, 2)
-
-
-def _resized(boxes: Boxes, shape: Shape) -> tuple[Array, Array]:
-    wanted, middle = sizes(shape)
-    ratio = np.clip(wanted / boxes.spread, 1.0 - _DECAY, 1.0 + _GROWTH)
-    change = np.where(np.abs(wanted / boxes.spread - 1.0) > _TOLERATED, ratio, 1.0)
-    shift = np.clip(middle - boxes.middle, -_GROWTH, _GROWTH)
-    shift = np.where(np.abs(shift) > _TOLERATED, shift, 0.0)
-    return boxes.spread * change, boxes.middle + shift

@@ -10,10 +10,8 @@ import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.regularizers import Regularizer
-from mkvlasov.solvers.pde.plane.boxes import Boxes, Shape, follow, shape_of, within
-from mkvlasov.solvers.pde.plane.drift import Force, divide, force, no_force
+from mkvlasov.solvers.pde.plane.grid import Grid, Moved, State, force, no_force
 from mkvlasov.solvers.pde.plane.rates import Averages, RateFunction, Rates
-from mkvlasov.solvers.pde.plane.sweep_kernels import sweep
 
 _MOST_STEPS = 20_000
 _SPLITTING = 24.0
@@ -50,30 +48,13 @@ class Equations:
     largest: float
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """Masses (L, n, n) in boxes at a time, and what is measured of them."""
-
-    t: float
-    boxes: Boxes
-    mass: Array
-    shape: Shape
-    force: Force
-    averages: Averages
-
-    @property
-    def mean(self) -> Array:
-        """Mean weights, shape (L, 2)."""
-        return self.boxes.origin + (self.boxes.axes @ self.shape.mean[..., None])[..., 0]
-
-
 @dataclass
 class Path:
     """What a march leaves behind: all steps, states at the output times, counts."""
 
     times: list[float] = field(default_factory=list)
     averages: list[Averages] = field(default_factory=list)
-    boxes: list[Boxes] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     rate_times: list[float] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
     snapshots: list[State] = field(default_factory=list)
@@ -86,7 +67,7 @@ class Path:
         """Append a state that was reached, and the rates that led to it."""
         self.times.append(state.t)
         self.averages.append(state.averages)
-        self.boxes.append(state.boxes)
+        self.grids.append(state.grid)
         self.rate_times.append(rate_time)
         self.rates.append(rates)
         mass = np.abs(state.mass)
@@ -94,25 +75,22 @@ class Path:
         self.wall_mass = max(self.wall_mass, float(edges.max()))
 
 
-def observe(equations: Equations, t: float, boxes: Boxes, mass: Array) -> State:
+def observe(equations: Equations, t: float, grid: Grid, mass: Array) -> State:
     """Measure masses (L, n, n)."""
-    shape = shape_of(mass, equations.tail)
-    regularizer = equations.regularizer
-    if regularizer.linear_strength is None:
-        forces = force(regularizer, boxes, mass, shape.mean, shape.covariance)
+    mean, covariance = grid.moments(mass)
+    if equations.regularizer.linear_strength is None:
+        found = force(equations.regularizer, grid.weights(mass.shape[1]), mass, mean, covariance)
     else:
-        forces = no_force(len(mass))
-    mean = boxes.origin + (boxes.axes @ shape.mean[..., None])[..., 0]
-    covariance = boxes.axes @ shape.covariance @ np.swapaxes(boxes.axes, 1, 2)
+        found = no_force(len(mass))
     weights = equations.weights
     Q = np.einsum("l,lij->ij", weights, covariance) + (weights * mean.T) @ mean
     R = (weights * mean.T) @ equations.loadings
-    return State(t, boxes, mass, shape, forces, Averages(Q, R, weights @ forces.virial))
+    return State(t, grid, mass, mean, covariance, found, Averages(Q, R, weights @ found.virial))
 
 
 def march(
     equations: Equations,
-    boxes: Boxes,
+    grid: Grid,
     mass: Array,
     *,
     start: float,
@@ -125,7 +103,7 @@ def march(
     Parameters
     ----------
     equations : Equations
-    boxes : Boxes
+    grid : Grid
     mass : ndarray, shape (L, n, n)
     start : float
     outputs : ndarray, shape (T,)
@@ -135,7 +113,7 @@ def march(
     observer : callable
         Told the time after every pair.
     """
-    stepper = Stepper(equations, observe(equations, start, boxes, mass))
+    stepper = Stepper(equations, observe(equations, start, grid, mass))
     path = stepper.path
     proposed = np.inf
     for target in outputs:
@@ -164,15 +142,15 @@ def march(
     return path
 
 
-def retrace(equations: Equations, boxes: Boxes, mass: Array, fine: Path) -> Path:
-    """Advance masses on a coarser grid in the boxes of another run, with steps of twice the length."""
-    stepper = Stepper(equations, observe(equations, fine.times[0], boxes, mass))
+def retrace(equations: Equations, mass: Array, fine: Path) -> Path:
+    """Advance masses on the grids of another run with half as many cells, with steps of twice the length."""
+    stepper = Stepper(equations, observe(equations, fine.times[0], fine.grids[0].coarsened(), mass))
     outputs = [state.t for state in fine.snapshots]
     while outputs and outputs[0] <= fine.times[0]:
         stepper.path.snapshots.append(stepper.state)
         outputs.pop(0)
-    for t, box in zip(fine.times[2::2], fine.boxes[2::2], strict=True):
-        if not np.isfinite(stepper.step(t, box)) or stepper.path.failure:
+    for t, grid in zip(fine.times[2::2], fine.grids[2::2], strict=True):
+        if not np.isfinite(stepper.step(t, grid.coarsened())) or stepper.path.failure:
             break
         if outputs and t == outputs[0]:
             stepper.path.snapshots.append(stepper.state)
@@ -192,16 +170,15 @@ class Stepper:
         self.path.record(state, self._rates, state.t)
 
     def longest(self, tolerance: float) -> float:
-        """Return the step in which what moves against the boxes moves little, and the boxes turn little."""
-        rates, boxes, found = self._rates, self.state.boxes, self.state.force
-        turn = float(np.linalg.norm(rates.linear + rates.tau * found.gradient, axis=(1, 2)).max())
-        scaled = within(boxes.axes / boxes.spread[:, None, :], rates.noise)
-        widening = 0.25 * float(np.trace(scaled, axis1=1, axis2=2).max())
-        speed = widening + rates.tau * float(found.rest.max())
+        """Return the step in which the shapes of the densities change little, and grids turn little."""
+        rates, state = self._rates, self.state
+        turn = float(np.linalg.norm(rates.linear + rates.tau * state.force.gradient, axis=(1, 2)).max())
+        widening = 0.25 * float(np.trace(np.linalg.solve(state.covariance, rates.noise), axis1=1, axis2=2).max())
+        speed = widening + rates.tau * float(state.force.rest.max())
         return min((_SPLITTING * tolerance) ** (1.0 / 3.0) / max(speed, 1e-300), _LARGEST_TURN / max(turn, 1e-300))
 
-    def step(self, goal: float, end: Boxes | None = None) -> float:
-        """Take a step, to the given boxes if there are any; return its error, as far as the averages tell.
+    def step(self, goal: float, end: Grid | None = None) -> float:
+        """Take a step, to the given grid if there is one; return its error, as far as the averages tell.
 
         That is how far they come out from where they were extrapolated to, relative to the size of the weights, times
         the share that matters. Infinite where there is no result.
@@ -214,16 +191,11 @@ class Stepper:
             self.path.failure = f"the coefficients are not finite at t = {middle:.6g}" if end else ""
             return np.inf
         if end is None:
-            gradient = -(rates.linear + rates.tau * state.force.gradient)
-            end = follow(state.boxes, state.shape, self._velocity(rates), gradient, rates.noise, dt)
-        n = state.mass.shape[1]
-        parts = divide(state.boxes, end, dt, rates, equations.loadings, equations.regularizer, n)
-        mass = state.mass.copy()
-        for k, share in ((0, 0.5), (1, 0.5), (2, 1.0), (1, 0.5), (0, 0.5)):
-            sweep(
-                mass, parts.directions[k], parts.diffusion[k], parts.affine[k], parts.faces[k], share * dt,
-                equations.positive,
-            )  # fmt: skip
+            moved = Moved(self._velocity(rates), -(rates.linear + rates.tau * state.force.gradient))
+            end = state.grid.follow(state, moved, rates.noise, equations.tail, dt)
+        mass = state.grid.advance(
+            end, state.mass, dt, rates, equations.loadings, equations.regularizer, equations.positive
+        )
         total = mass.sum(axis=(1, 2), keepdims=True)
         mass /= total
         expected = self._expected(goal)
@@ -241,7 +213,8 @@ class Stepper:
     def undo(self) -> None:
         """Go back to before the last step."""
         if self.state is not self._before:
-            for record in (self.path.times, self.path.averages, self.path.boxes, self.path.rate_times, self.path.rates):
+            path = self.path
+            for record in (path.times, path.averages, path.grids, path.rate_times, path.rates):
                 record.pop()
             self.state = self._before
 
@@ -271,8 +244,7 @@ class Stepper:
         """Rates of change of Q and R at the start; the virial counts as constant."""
         equations, state, rates = self.equations, self.state, self._rates
         Q, R = state.averages.Q, state.averages.R
-        covariance = state.boxes.axes @ state.shape.covariance @ np.swapaxes(state.boxes.axes, 1, 2)
-        crossed = state.force.gradient @ covariance + state.force.mean[:, :, None] * state.mean[:, None]
+        crossed = state.force.gradient @ state.covariance + state.force.mean[:, :, None] * state.mean[:, None]
         weights, loadings = equations.weights, equations.loadings
         inward = rates.linear @ Q + rates.tilt @ R.T + rates.tau * np.einsum("l,lij->ij", weights, crossed)
         dR = (weights * self._velocity(rates).T) @ loadings

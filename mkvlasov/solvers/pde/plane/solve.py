@@ -25,6 +25,8 @@ from mkvlasov.solvers.pde.plane.accuracy import (
     loading_errors,
     tolerance_errors,
 )
+from mkvlasov.solvers.pde.plane.graded import first_meshes
+from mkvlasov.solvers.pde.plane.grid import Grid
 from mkvlasov.solvers.pde.plane.march import Equations, Path, march, retrace
 from mkvlasov.solvers.pde.plane.rates import CoupledRates, RateFunction, StoredRates
 from mkvlasov.solvers.pde.plane.start import check_resolved, first_boxes, first_masses, start
@@ -66,9 +68,9 @@ def solve(task: Task, method: StoredPlaneMethod, *, cells: int, positive: bool) 
         laws = [task.initial.conditional(a, problem) for a in nodes.points]
         begin = start(nodes, laws, rates, problem.regularizer, rtol=task.rtol)
         each = equations(nodes)
-        boxes = first_boxes(begin.laws, _PROBE_CELLS, each.tail)
-        mass = first_masses(begin.laws, boxes, _PROBE_CELLS)
-        return march(each, boxes, mass, start=begin.time, outputs=task.t, tolerance=_LOOSER * task.rtol)
+        grid = _first_grid(each, begin.laws, _PROBE_CELLS)
+        mass = first_masses(begin.laws, grid, _PROBE_CELLS)
+        return march(each, grid, mass, start=begin.time, outputs=task.t, tolerance=_LOOSER * task.rtol)
 
     loadings, probes = fewest_loadings(task, probe, lambda one, other: _agree(one, other, task.rtol))
     laws = [task.initial.conditional(a, problem) for a in loadings.points]
@@ -84,11 +86,9 @@ def solve(task: Task, method: StoredPlaneMethod, *, cells: int, positive: bool) 
         errors += loading_errors(*probes, t, features)
     walls = np.full(len(t), fine.wall_mass)
     errors += PlaneErrors(np.zeros_like(errors.Q), np.zeros_like(errors.R), walls)
-    boxes = [state.boxes for state in fine.snapshots[: len(t)]]
     count = len(loadings.weights)
-    origins = np.array([box.origin for box in boxes]).reshape(-1, count, 2)
-    axes = np.array([box.axes for box in boxes]).reshape(-1, count, 2, 2)
-    areas = np.array([box.cell_areas(cells) for box in boxes]).reshape(-1, count, 1, 1)
+    frames = [state.grid.frames(cells) for state in fine.snapshots[: len(t)]]
+    areas = np.array([each.areas for each in frames]).reshape(-1, count, cells, cells)
     last = rates(fine.times[-1], fine.averages[-1])
     losses = np.interp(t, [*fine.rate_times, fine.times[-1]], [*(each.loss for each in fine.rates), last.loss])
     negative = np.maximum(-result.mass, 0.0).sum(axis=(2, 3)) @ loadings.weights
@@ -125,8 +125,9 @@ def solve(task: Task, method: StoredPlaneMethod, *, cells: int, positive: bool) 
         },
         loading_points=loadings.points,
         loading_weights=loadings.weights,
-        origins=origins,
-        axes=axes,
+        origins=np.array([each.origin for each in frames]).reshape(-1, count, 2),
+        axes=np.array([each.axes for each in frames]).reshape(-1, count, 2, 2),
+        coordinates=np.array([each.coordinates for each in frames]).reshape(-1, count, 2, cells),
         densities=result.mass / areas,
         density_error=errors.density,
         coefficients=_history(fine, last, problem.regularizer.linear_strength or 0.0),
@@ -144,8 +145,9 @@ def density(solution: PlanePdeSolution, *, cells: int, positive: bool, t: float,
     laws = [solution.initial.conditional(loading, solution.problem)]
     runs = _march(equations, nodes, laws, cells, solution.rtol, np.array([t]), lambda t: None)
     result = runs.result(nodes.weights, len(loading), extrapolate=not positive)
-    boxes = runs.fine.snapshots[-1].boxes
-    return PlaneDensity(boxes.origin[0], boxes.axes[0], result.mass[-1, 0] / boxes.cell_areas(cells)[0])
+    frames = runs.fine.snapshots[-1].grid.frames(cells)
+    p = result.mass[-1, 0] / frames.areas[0]
+    return PlaneDensity(frames.origin[0], frames.axes[0], frames.coordinates[0], p)
 
 
 def _equations(
@@ -164,12 +166,18 @@ def _march(
     observer: object,
 ) -> _Runs:
     begin = start(nodes, laws, equations.rates, equations.regularizer, rtol=rtol)
-    boxes = first_boxes(begin.laws, cells, equations.tail)
-    check_resolved(begin.laws, boxes, cells)
-    mass = first_masses(begin.laws, boxes, cells)
-    fine = march(equations, boxes, mass, start=begin.time, outputs=t, tolerance=rtol, observer=observer)
-    coarse = retrace(equations, boxes, first_masses(begin.laws, boxes, cells // 2), fine)
-    return _Runs(fine, coarse)
+    grid = _first_grid(equations, begin.laws, cells)
+    check_resolved(begin.laws, grid, cells)
+    mass = first_masses(begin.laws, grid, cells)
+    fine = march(equations, grid, mass, start=begin.time, outputs=t, tolerance=rtol, observer=observer)
+    return _Runs(fine, retrace(equations, first_masses(begin.laws, grid.coarsened(), cells // 2), fine))
+
+
+def _first_grid(equations: Equations, laws: Sequence[ConditionalLaw], cells: int) -> Grid:
+    """Return graded meshes for a kink of phi and accurate fluxes, else boxes."""
+    if equations.regularizer.kinks and not equations.positive:
+        return first_meshes(laws, cells, equations.tail)
+    return first_boxes(laws, equations.tail)
 
 
 def _agree(one: Path, other: Path, rtol: float) -> bool:

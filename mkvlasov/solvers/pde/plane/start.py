@@ -15,6 +15,7 @@ from mkvlasov.problem.loadings import LoadingNodes
 from mkvlasov.problem.plane_table import PlaneTable
 from mkvlasov.problem.regularizers import Regularizer
 from mkvlasov.solvers.pde.plane.boxes import Boxes, Shape, shape_of, sizes
+from mkvlasov.solvers.pde.plane.grid import Grid
 from mkvlasov.solvers.pde.plane.rates import Averages, RateFunction
 
 _NARROWEST = 0.5
@@ -73,34 +74,38 @@ def start(
     return Start(time, moved)
 
 
-def first_boxes(laws: Sequence[ConditionalLaw], n: int, tail: float) -> Boxes:
+def first_boxes(laws: Sequence[ConditionalLaw], tail: float) -> Boxes:
     """Return boxes that hold all but a tail of the mass of every law on every side."""
-    parts = [_tabulated_box(law) if isinstance(law, PlaneTable) else _box(law, tail) for law in laws]
+    parts = [_tabulated_box(law) if isinstance(law, PlaneTable) and law.is_uniform else _box(law, tail) for law in laws]
     return Boxes(*(np.array(each) for each in zip(*parts, strict=True)))
 
 
-def first_masses(laws: Sequence[ConditionalLaw], boxes: Boxes, n: int) -> Array:
-    """Return the masses (L, n, n) of the laws in the cells of boxes."""
-    w, area = boxes.nodes(n), boxes.cell_areas(n)
+def first_masses(laws: Sequence[ConditionalLaw], grid: Grid, n: int) -> Array:
+    """Return the masses (L, n, n) of the laws in the cells of a grid."""
+    w, frames = grid.weights(n), grid.frames(n)
     mass = np.empty(w.shape[:-1])
     for i, law in enumerate(laws):
         points = w[i].reshape(-1, 2)
         if isinstance(law, GaussianMixture):
-            p = law.joint_pdf(points)
+            p = law.joint_pdf(points).reshape(n, n)
         else:
             assert isinstance(law, PlaneTable)
-            own = law.p.shape == (n, n) and np.array_equal(law.axes, boxes.axes[i])
-            p = law.p.ravel() if own else law.pdf(points)
-        mass[i] = p.reshape(n, n) * area[i]
+            own = law.p.shape == (n, n) and all(
+                np.array_equal(mine, its)
+                for mine, its in ((frames.axes[i], law.axes), (frames.coordinates[i], law.coordinates))
+            )
+            p = law.p if own else law.pdf(points).reshape(n, n)
+        mass[i] = p * frames.areas[i]
     return mass / mass.sum(axis=(1, 2), keepdims=True)
 
 
-def check_resolved(laws: Sequence[ConditionalLaw], boxes: Boxes, n: int) -> None:
-    """Raise `UnsupportedError` if a component of a mixture is narrower than half a cell."""
+def check_resolved(laws: Sequence[ConditionalLaw], grid: Grid, n: int) -> None:
+    """Raise `UnsupportedError` if a component of a mixture is narrower than half a cell of average size."""
+    frames = grid.frames(n)
     for i, law in enumerate(laws):
         if isinstance(law, GaussianMixture):
-            inverse = np.linalg.inv(boxes.axes[i])
-            narrow = np.sqrt(np.linalg.eigvalsh(inverse @ law.covariances @ inverse.T)[:, 0].min()) * 0.5 * n
+            inverse = np.linalg.inv(frames.axes[i] * np.ptp(frames.coordinates[i], axis=1) / (n - 1))
+            narrow = np.sqrt(np.linalg.eigvalsh(inverse @ law.covariances @ inverse.T)[:, 0].min())
             if narrow < _NARROWEST:
                 raise UnsupportedError(
                     f"solve_pde: a part of the initial law is {narrow:.2g} cells wide, which {n} x {n} cells do not "
@@ -127,8 +132,7 @@ def _box(law: ConditionalLaw, tail: float) -> tuple[Array, Array, Array, Array]:
 
 def _tabulated_box(law: PlaneTable) -> tuple[Array, Array, Array, Array]:
     """Keep the box of a table."""
-    mass = law.p[None] / law.p.sum()
-    shape = shape_of(mass, 0.0)
+    shape = shape_of(law.p[None] / law.p.sum(), 0.0)
     return law.origin, law.axes, 1.0 / np.sqrt(np.diagonal(shape.covariance[0])), shape.mean[0]
 
 

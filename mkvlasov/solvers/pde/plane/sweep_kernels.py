@@ -13,9 +13,8 @@ IntArray = npt.NDArray[np.int64]
 _GAMMA = 2.0 - np.sqrt(2.0)
 _LONGEST = 8
 """Directions have integer components up to this."""
-_FAINT = 1e-6
+FAINT = 1e-6
 """Of the largest density: beside fainter cells fluxes are exponentially fitted, and no ripples grow there."""
-_EULER, _TR_BDF2 = 0, 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -134,7 +133,7 @@ def sweep(
     ahead, back, work, solved = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for l in range(loadings):
         p, q = directions[l, 0], directions[l, 1]
-        floor = np.inf if positive else _FAINT * mass[l].max()
+        floor = np.inf if positive else FAINT * mass[l].max()
         for i in range(n):
             for j in range(n):
                 if 0 <= i - p and 0 <= j - q < n:
@@ -150,9 +149,11 @@ def sweep(
                 _rates(
                     rows, columns, length, h, p, q, diffusion[l], affine[l], faces[l], line, floor, ahead, back
                 )
-                _advance(line, length, ahead, back, dt, _TR_BDF2, work, solved)
+                advance_line(line, length, ahead, back, dt, work, solved)
                 if positive and solved[:length].min() < 0.0:
-                    _advance(line, length, ahead, back, dt, _EULER, work, solved)
+                    solved[:length] = line[:length]
+                    _factor(length, dt, ahead, back, work)
+                    _solve(length, dt, ahead, back, work, solved)
                 for k in range(length):
                     mass[l, rows[k], columns[k]] = solved[k]
 
@@ -199,27 +200,21 @@ def _rates(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _advance(
-    line: Array, length: int, ahead: Array, back: Array, dt: float, scheme: int, work: Array, solved: Array
-) -> None:
-    """Solve for the masses of a line after dt."""
-    theta = dt if scheme == _EULER else 0.5 * _GAMMA * dt
-    if scheme == _EULER:
-        solved[:length] = line[:length]
-    else:
-        solved[0] = line[0]
-        for k in range(length - 1):
-            flux = theta * (ahead[k] * line[k] - back[k] * line[k + 1])
-            solved[k] -= flux
-            solved[k + 1] = line[k + 1] + flux
+def advance_line(line: Array, length: int, ahead: Array, back: Array, dt: float, work: Array, solved: Array) -> None:
+    """Solve for the masses of a line after dt by TR-BDF2, with the rates ahead and back through every face."""
+    theta = 0.5 * _GAMMA * dt
+    solved[0] = line[0]
+    for k in range(length - 1):
+        flux = theta * (ahead[k] * line[k] - back[k] * line[k + 1])
+        solved[k] -= flux
+        solved[k + 1] = line[k + 1] + flux
     _factor(length, theta, ahead, back, work)
     _solve(length, theta, ahead, back, work, solved)
-    if scheme == _TR_BDF2:
-        new = 1.0 / (_GAMMA * (2.0 - _GAMMA))
-        old = (1.0 - _GAMMA) ** 2 * new
-        for k in range(length):
-            solved[k] = new * solved[k] - old * line[k]
-        _solve(length, theta, ahead, back, work, solved)
+    new = 1.0 / (_GAMMA * (2.0 - _GAMMA))
+    old = (1.0 - _GAMMA) ** 2 * new
+    for k in range(length):
+        solved[k] = new * solved[k] - old * line[k]
+    _solve(length, theta, ahead, back, work, solved)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
