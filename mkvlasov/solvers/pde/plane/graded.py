@@ -7,12 +7,14 @@ account.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mkvlasov._typing import Array
 from mkvlasov.problem.conditional import ConditionalLaw
+from mkvlasov.problem.plane_table import PlaneTable
 from mkvlasov.problem.regularizers import Regularizer
 from mkvlasov.solvers.pde.plane.graded_kernels import axis_rates, flow, implicit, mixed
 from mkvlasov.solvers.pde.plane.grid import Frames, Moved, State, pace
@@ -121,8 +123,17 @@ def _turned(values: Array) -> Array:
     return np.ascontiguousarray(np.swapaxes(values, 1, 2))
 
 
-def first_meshes(laws: list[ConditionalLaw], n: int, tail: float) -> Meshes:
+def _suits(table: PlaneTable, n: int) -> bool:
+    """Return whether the cells of a table are a mesh along the axes of the plane."""
+    upright = not table.axes[[0, 1], [1, 0]].any() and (np.diag(table.axes) > 0.0).all()
+    return bool(upright and table.coordinates.shape[1] == n)
+
+
+def first_meshes(laws: Sequence[ConditionalLaw], n: int, tail: float) -> Meshes:
     """Return meshes for initial laws."""
+    tables = [law for law in laws if isinstance(law, PlaneTable)]
+    if len(tables) == len(laws) and all(_suits(table, n) for table in tables):
+        return Meshes(np.array([law.origin[:, None] + np.diag(law.axes)[:, None] * law.coordinates for law in tables]))
     nodes = np.empty((len(laws), 2, n))
     for row, law in zip(nodes, laws, strict=True):
         for axis in range(2):

@@ -18,7 +18,7 @@ _SPLITTING = 24.0
 """Inverse of the factor before (rate x step)^3 in the error of a splitting."""
 _LARGEST_TURN = 0.5
 """Of the affine drift over a step: boxes that move linearly in time follow it only so far."""
-_LAG = 0.1
+_LAG = 0.3
 """Share of an error of the extrapolated averages at the end of a step that their middle passes on to the step."""
 
 
@@ -123,7 +123,7 @@ def march(
             pairs = int(np.ceil(0.5 * remaining / dt * (1.0 - 1e-9)))
             begin, dt = stepper.state.t, 0.5 * remaining / pairs
             error = stepper.step(begin + dt)
-            if error <= 4.0 * tolerance:
+            if error <= 2.0 * tolerance:
                 goal = float(target) if pairs == 1 else begin + 2.0 * dt
                 error = max(error, stepper.step(goal))
                 observer(stepper.state.t)
