@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from mkvlasov import _checks
@@ -22,12 +22,15 @@ _HELD = (0.99, 0.9, 0.5)
 _HIDDEN = 1e-4
 """Mass on either side that may lie outside of a panel."""
 _MARGIN = 0.08
+_POWER = 0.5
 
 
 def plot_joint_densities(
     solution: PlanePdeSolution, times: Sequence[float], loadings: ArrayLike | None = None
 ) -> Figure:
     """Draw joint densities in colours, as shares of the peak of each panel, with contours that hold 50, 90, 99 %.
+
+    Colours go with the square root of the density.
 
     Parameters
     ----------
@@ -55,7 +58,7 @@ def plot_joint_densities(
             ax.set_title(f"$t = {t:.4g}$")
         for ax in axes[-1]:
             ax.set_xlabel("weight $w_1$")
-        scale = ScalarMappable(Normalize(0.0, 1.0), "viridis")
+        scale = ScalarMappable(_colors(), "viridis")
         figure.colorbar(scale, ax=axes, label="density $p(w_1, w_2\\,|\\,a)$ / peak of the panel")
         figure.suptitle("joint densities: PDE; contours hold 50, 90 and 99 % of the mass", fontsize=10.0)
         return figure
@@ -64,8 +67,8 @@ def plot_joint_densities(
 def _panel(ax: Axes, density: PlaneDensity) -> None:
     shown = np.maximum(density.p, 0.0) / density.p.max()
     w = density.w
-    ax.set_facecolor(ScalarMappable(Normalize(0.0, 1.0), "viridis").to_rgba(0.0))
-    ax.pcolormesh(w[..., 0], w[..., 1], shown, cmap="viridis", vmin=0.0, vmax=1.0, shading="gouraud", rasterized=True)
+    ax.set_facecolor(ScalarMappable(_colors(), "viridis").to_rgba(0.0))
+    ax.pcolormesh(w[..., 0], w[..., 1], shown, cmap="viridis", norm=_colors(), shading="gouraud", rasterized=True)
     levels = np.unique(_levels(shown, density.masses))
     ax.contour(w[..., 0], w[..., 1], shown, levels=levels, colors="white", linewidths=0.8)
     spans = []
@@ -74,6 +77,11 @@ def _panel(ax: Axes, density: PlaneDensity) -> None:
         spans.append((low - _MARGIN * (high - low), high + _MARGIN * (high - low)))
     ax.set(xlim=spans[0], ylim=spans[1])
     ax.grid(visible=False)
+
+
+def _colors() -> PowerNorm:
+    """Return colours that leave the bulk visible beside a spike."""
+    return PowerNorm(_POWER, 0.0, 1.0)
 
 
 def _levels(shown: Array, masses: Array) -> Array:

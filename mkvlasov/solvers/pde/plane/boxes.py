@@ -86,6 +86,10 @@ class Boxes:
             sweep(mass, parts.directions[k], parts.diffusion[k], parts.affine[k], parts.faces[k], share * dt, positive)
         return mass
 
+    def scaled(self, factors: Array) -> Boxes:
+        """Return the boxes of the weights multiplied by factors (2,)."""
+        return Boxes(factors * self.origin, factors[:, None] * self.axes, self.spread, self.middle)
+
     def coarsened(self) -> Boxes:
         """Return the same boxes, which know no cells."""
         return self

@@ -108,6 +108,10 @@ class Meshes:
         better = explicit + 0.5 * dt * (sum(last) - first - second - both)
         return corrected(better, last[0], last[1])
 
+    def scaled(self, factors: Array) -> Meshes:
+        """Return the meshes of the weights multiplied by factors (2,)."""
+        return Meshes(factors[:, None] * self.nodes)
+
     def coarsened(self) -> Meshes:
         """Return meshes of which every cell is made of two."""
         return Meshes(0.5 * (self.nodes[..., ::2] + self.nodes[..., 1::2]))

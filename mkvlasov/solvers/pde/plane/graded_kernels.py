@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from mkvlasov._typing import Array
-from mkvlasov.solvers.pde.plane.sweep_kernels import FAINT
+from mkvlasov.solvers.pde.plane.sweep_kernels import FAINT, fitted
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -48,12 +48,7 @@ def axis_rates(
                 u = speed[l, k] + faces[l, k, j]
                 if mass[l, k, j] < floor * widths[l, k] or mass[l, k + 1, j] < floor * widths[l, k + 1]:
                     size = abs(u)
-                    z = size / max(spread, 1e-300)
-                    low = 0.0
-                    if z < 1e-3:
-                        low = spread * (1.0 - z * (0.5 - z / 12.0))
-                    elif z < 300.0:
-                        low = size / np.expm1(z)
+                    low = fitted(size, spread)
                     ahead[l, k, j] = ((low + size) if u > 0.0 else low) / widths[l, k]
                     back[l, k, j] = (low if u > 0.0 else (low + size)) / widths[l, k + 1]
                 else:

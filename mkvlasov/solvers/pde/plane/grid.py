@@ -102,6 +102,9 @@ class Grid(Protocol):
     ) -> Array:
         """Return the masses after dt, while the grid moves to `end`."""
 
+    def scaled(self, factors: Array) -> Self:
+        """Return the grid in which every cell is where its weights are after multiplication by factors (2,)."""
+
     def coarsened(self) -> Self:
         """Return the grid for half as many cells per direction."""
 

@@ -37,6 +37,8 @@ class Equations:
         Mass beyond which a box may end, on every side.
     largest : float
         Trace of Q beyond which weights count as blown up.
+    sphere : bool
+        Whether every Q_jj is kept at 1; what a step leaves is scaled away.
     """
 
     loadings: Array
@@ -46,6 +48,7 @@ class Equations:
     positive: bool
     tail: float
     largest: float
+    sphere: bool
 
 
 @dataclass
@@ -158,6 +161,11 @@ def retrace(equations: Equations, mass: Array, fine: Path) -> Path:
     return stepper.path
 
 
+def norms(Q: Array) -> Array:
+    """Return what brings every Q_jj to 1, for Q (..., 2, 2): the factors (..., 2) of the weights."""
+    return 1.0 / np.sqrt(np.maximum(np.diagonal(Q, axis1=-2, axis2=-1), 1e-300))
+
+
 class Stepper:
     """The current state, and what is needed to extrapolate the averages."""
 
@@ -188,8 +196,9 @@ class Stepper:
         rates = equations.rates(middle, self._expected(middle))
         self._before = state
         if not rates.finite:
-            self.path.failure = f"the coefficients are not finite at t = {middle:.6g}" if end else ""
+            self.path.failure = f"the coefficients are not finite at t = {middle:.6g}" if end is not None else ""
             return np.inf
+        prescribed = end is not None
         if end is None:
             moved = Moved(self._velocity(rates), -(rates.linear + rates.tau * state.force.gradient))
             end = state.grid.follow(state, moved, rates.noise, equations.tail, dt)
@@ -200,6 +209,8 @@ class Stepper:
         mass /= total
         expected = self._expected(goal)
         self.state = observe(equations, goal, end, mass)
+        if equations.sphere and not prescribed:
+            self.state = observe(equations, goal, end.scaled(norms(self.state.averages.Q)), mass)
         self._rates = rates
         self.path.record(self.state, rates, middle)
         self.path.mass_restored = max(self.path.mass_restored, float(np.abs(total - 1.0).max()))

@@ -18,7 +18,7 @@ from mkvlasov.solvers.pde.plane.boxes import Boxes, Shape, shape_of, sizes
 from mkvlasov.solvers.pde.plane.grid import Grid
 from mkvlasov.solvers.pde.plane.rates import Averages, RateFunction
 
-_NARROWEST = 0.5
+NARROWEST = 0.5
 """Parts of a start narrower than so many cells are not seen by them."""
 _INSTANT = 1e-2
 """Of the tolerance, and of the time in which the drift acts: how long point masses diffuse before the run begins."""
@@ -99,18 +99,25 @@ def first_masses(laws: Sequence[ConditionalLaw], grid: Grid, n: int) -> Array:
     return mass / mass.sum(axis=(1, 2), keepdims=True)
 
 
-def check_resolved(laws: Sequence[ConditionalLaw], grid: Grid, n: int) -> None:
-    """Raise `UnsupportedError` if a component of a mixture is narrower than half a cell of average size."""
-    frames = grid.frames(n)
+def narrowest(laws: Sequence[ConditionalLaw], grid: Grid, n: int) -> float:
+    """Return how many cells, of average size, the narrowest component of mixtures is wide."""
+    frames, found = grid.frames(n), np.inf
     for i, law in enumerate(laws):
         if isinstance(law, GaussianMixture):
             inverse = np.linalg.inv(frames.axes[i] * np.ptp(frames.coordinates[i], axis=1) / (n - 1))
-            narrow = np.sqrt(np.linalg.eigvalsh(inverse @ law.covariances @ inverse.T)[:, 0].min())
-            if narrow < _NARROWEST:
-                raise UnsupportedError(
-                    f"solve_pde: a part of the initial law is {narrow:.2g} cells wide, which {n} x {n} cells do not "
-                    "resolve; take more cells (methods.PlaneSplitting(cells=...)), or use simulate_particles"
-                )
+            values = np.linalg.eigvalsh(inverse @ law.covariances @ inverse.T)
+            found = min(found, float(np.sqrt(values[:, 0].min())))
+    return found
+
+
+def check_resolved(laws: Sequence[ConditionalLaw], grid: Grid, n: int) -> None:
+    """Raise `UnsupportedError` if a component of a mixture is narrower than half a cell."""
+    narrow = narrowest(laws, grid, n)
+    if narrow < NARROWEST:
+        raise UnsupportedError(
+            f"solve_pde: a part of the initial law is {narrow:.2g} cells wide, which {n} x {n} cells do not resolve; "
+            "take more cells (methods.PlaneSplitting(cells=...)), or use simulate_particles"
+        )
 
 
 def _is_regular(covariances: Array) -> bool:

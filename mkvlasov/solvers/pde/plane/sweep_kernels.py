@@ -158,6 +158,16 @@ def sweep(
                     mass[l, rows[k], columns[k]] = solved[k]
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def fitted(drift: float, spread: float) -> float:
+    """Return the rate against a drift >= 0 of the exponentially fitted flux: drift / (e^(drift / spread) - 1)."""
+    z = drift / max(spread, 1e-300)
+    if z < 1e-3:
+        # The series, where the difference would cancel.
+        return spread * (1.0 - z * (0.5 - z / 12.0))
+    return drift / np.expm1(z) if z < 300.0 else 0.0
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _rates(
     rows: IntArray,
@@ -184,17 +194,12 @@ def _rates(
         u += step_u
         if line[k] < floor or line[k + 1] < floor:
             drift = total / h
-            if abs(drift) > 300.0 * spread:
-                ahead[k], back[k] = max(drift, 0.0), max(-drift, 0.0)
+            low = fitted(abs(drift), spread)
+            high = low + abs(drift)
+            if drift > 0.0:
+                ahead[k], back[k] = high, low
             else:
-                z = abs(drift) / spread
-                # z / (e^z - 1), and its series where the difference cancels.
-                low = spread * (1.0 - z * (0.5 - z / 12.0) if z < 1e-3 else z / np.expm1(z))
-                high = low + abs(drift)
-                if drift > 0.0:
-                    ahead[k], back[k] = high, low
-                else:
-                    ahead[k], back[k] = low, high
+                ahead[k], back[k] = low, high
         else:
             ahead[k], back[k] = spread + 0.5 * total / h, spread - 0.5 * total / h
 
