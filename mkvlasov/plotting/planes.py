@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
@@ -67,7 +68,7 @@ def plot_joint_densities(
 def _panel(ax: Axes, density: PlaneDensity) -> None:
     shown = np.maximum(density.p, 0.0) / density.p.max()
     w = density.w
-    ax.set_facecolor(ScalarMappable(_colors(), "viridis").to_rgba(0.0))
+    ax.set_facecolor(colormaps["viridis"](0.0))
     ax.pcolormesh(w[..., 0], w[..., 1], shown, cmap="viridis", norm=_colors(), shading="gouraud", rasterized=True)
     levels = np.unique(_levels(shown, density.masses))
     ax.contour(w[..., 0], w[..., 1], shown, levels=levels, colors="white", linewidths=0.8)

@@ -23,7 +23,7 @@ _MOST_CELLS = 512
 
 def cell_centres(n: int) -> Array:
     """Return the middles of n equal cells of [-1, 1]."""
-    return (np.arange(n) + 0.5) * (2.0 / n) - 1.0
+    return np.asarray((np.arange(n) + 0.5) * (2.0 / n) - 1.0, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,7 +98,7 @@ class PlaneTable(Value):
     def _spline(self) -> RectBivariateSpline:
         from scipy.interpolate import RectBivariateSpline
 
-        return RectBivariateSpline(*self.coordinates, self.p)
+        return RectBivariateSpline(self.coordinates[0], self.coordinates[1], self.p)
 
     def affine(self, A: Array, shift: Array, P: Array) -> PlaneTable:
         """Return the law of A w + shift + N(0, P); A and P are (2, 2), shift is (2,)."""
@@ -169,7 +169,11 @@ class PlaneTable(Value):
                 density[begin + k : begin + k + n] += each * row
         begin = self.origin[output] + min(reach * self.coordinates[along, 0], reach * self.coordinates[along, -1])
         w = begin + step * (np.arange(len(density)) + low)
-        side = abs(float(np.linalg.det(self.axes))) * gap * (self.coordinates[1 - along, 1] - self.coordinates[1 - along, 0])
+        side = (
+            abs(float(np.linalg.det(self.axes)))
+            * gap
+            * (self.coordinates[1 - along, 1] - self.coordinates[1 - along, 0])
+        )
         return TabulatedLaw(w, density * (side / step), np.full(len(w), step))
 
     def sample(self, rng: np.random.Generator, n: int) -> Array:
@@ -186,3 +190,11 @@ class PlaneTable(Value):
             drawn = x[which[axis]] + (rng.random(n) - 0.5) * widths[axis][which[axis]]
             xi[:, axis] = mean + (drawn - mean) * np.sqrt(variance / (variance + added))
         return self.origin + xi @ self.axes.T
+
+    def cdf(self, w: Array) -> Array:
+        """Distribution functions are for one output: raises ValueError."""
+        raise ValueError("distribution functions need one output: take that of marginal(output)")
+
+    def ends(self, tail: float) -> tuple[float, float]:
+        """Intervals are for one output: raises ValueError."""
+        raise ValueError("an interval needs one output: take that of marginal(output)")

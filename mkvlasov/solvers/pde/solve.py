@@ -133,7 +133,9 @@ def _solve_plane(task: Task) -> PlanePdeSolution:
     if solution.status.success and solution.stats["negative_mass"] > _MOST_NEGATIVE:
         method, reason = PlaneSplitting(positive=True), "since the accurate fluxes left too much of the mass negative"
         solution = method.solve(task)
-    return replace(solution, status=Status(solution.status.success, f"{solution.status}; solved by {method!r}, {reason}"))
+    return replace(
+        solution, status=Status(solution.status.success, f"{solution.status}; solved by {method!r}, {reason}")
+    )
 
 
 def _default_method(problem: Problem, initial: InitialLaw, weak_diffusion: bool) -> tuple[PdeMethod, str]:

@@ -51,8 +51,8 @@ class Result:
 def combined(fine: list[State], coarse: list[State], weights: Array, *, extrapolate: bool, features: int) -> Result:
     """Return the fine run, extrapolated with the coarse one if asked to, and its errors.
 
-    Behaviour: errors are half the differences of the two if extrapolated, else all of them; at every time the largest of
-    it and its neighbours, since a difference may pass through zero.
+    Behaviour: errors are half the differences of the two if extrapolated, else all of them; at every time the largest
+    of it and its neighbours, since a difference may pass through zero.
     """
     n = fine[0].mass.shape[1] if fine else 0
     Q, R = _stacked([s.averages.Q for s in fine], (2, 2)), _stacked([s.averages.R for s in fine], (2, features))
@@ -81,7 +81,9 @@ def tolerance_errors(rtol: float, Q: Array, R: Array) -> PlaneErrors:
     """Return a share of what the tolerance allows at overlaps Q (T, 2, 2), R (T, 2, K)."""
     size = np.sqrt(np.diagonal(Q, axis1=1, axis2=2).clip(0.0))
     allowed_q = _FLOOR * rtol * size[:, :, None] * size[:, None, :]
-    return PlaneErrors(allowed_q, _FLOOR * rtol * size[:, :, None] * np.ones(R.shape[2]), np.full(len(Q), _FLOOR * rtol))
+    return PlaneErrors(
+        allowed_q, _FLOOR * rtol * size[:, :, None] * np.ones(R.shape[2]), np.full(len(Q), _FLOOR * rtol)
+    )
 
 
 def coefficient_errors(path: Path, t: Array, features: int) -> PlaneErrors:

@@ -2,7 +2,7 @@
 
 Over a time step the coordinates move linearly in time. Where they go is a free choice, which the equation in the moving
 coordinates takes into account; it is made such that mean and covariance of a density, moved by the part of the drift
-that is affine in w and by the diffusion, stay where they are in the square. What is left to solve for is then the shape.
+that is affine in w and by the diffusion, stay where they are in the square. What is left to solve for is the shape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARGIN = 1.1
 """Size of a box over the reach of the density in it."""
 _TOLERATED = 0.04
 """Relative change of the reach from which a box is resized."""
-_GROWTH, _DECAY = 0.6, 0.15
+_GROWTH, _DECAY = 4.0, 1.0
 """Largest relative changes of a size while the density changes once; too small a box holds mass back."""
 
 
@@ -75,7 +75,14 @@ class Boxes:
         return Boxes(mean - (axes @ middle[..., None])[..., 0], axes, spread, middle)
 
     def advance(
-        self, end: Boxes, mass: Array, dt: float, rates: Rates, loadings: Array, regularizer: Regularizer, positive: bool
+        self,
+        end: Boxes,
+        mass: Array,
+        dt: float,
+        rates: Rates,
+        loadings: Array,
+        regularizer: Regularizer,
+        positive: bool,
     ) -> Array:
         """Return the masses after dt: Strang splitting over three directions."""
         middle = Boxes(0.5 * (self.origin + end.origin), 0.5 * (self.axes + end.axes), end.spread, end.middle)

@@ -21,7 +21,7 @@ _FURTHEST = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """For each of three directions v_k: D_k, and the speed affine_k0 + affine_k1 xi_1 + affine_k2 xi_2 + faces_k along it.
+    """For each of three directions v_k: D_k, and the speed affine_k0 + affine_k1 xi_1 + affine_k2 xi_2 + faces_k.
 
     Attributes
     ----------

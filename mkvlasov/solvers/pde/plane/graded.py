@@ -1,8 +1,8 @@
 """Graded tensor meshes that follow the densities: for regularizers with kinks, whose ridges lie along the axes.
 
 The nodes of every axis are spread such that the third root of the curvature of the marginal density is shared out
-evenly, which suits a method of second order; they move along with the density, and the equation takes their velocity into
-account.
+evenly, which suits a method of second order; they move along with the density, and the equation takes their velocity
+into account.
 """
 
 from __future__ import annotations
@@ -72,7 +72,14 @@ class Meshes:
         return Meshes(self.nodes + (1.0 - np.exp(-_PACE * dt * pace(state, moved, noise))) * (wanted - self.nodes))
 
     def advance(
-        self, end: Meshes, mass: Array, dt: float, rates: Rates, loadings: Array, regularizer: Regularizer, positive: bool
+        self,
+        end: Meshes,
+        mass: Array,
+        dt: float,
+        rates: Rates,
+        loadings: Array,
+        regularizer: Regularizer,
+        positive: bool,
     ) -> Array:
         """Return the masses after dt: the scheme of Hundsdorfer and Verwer, implicit along one axis at a time."""
         middle = Meshes(0.5 * (self.nodes + end.nodes))
@@ -90,7 +97,16 @@ class Meshes:
             if penalty is not None:
                 turned = penalty if axis == 0 else np.swapaxes(penalty, 1, 2)
                 faces -= rates.tau * np.diff(turned, axis=1) / np.diff(w, axis=1)[:, :, None]
-            parts.append((w.copy(), widths[:, axis].copy(), widths[:, 1 - axis].copy(), 0.5 * rates.noise[axis, axis], speed, faces))
+            parts.append(
+                (
+                    w.copy(),
+                    widths[:, axis].copy(),
+                    widths[:, 1 - axis].copy(),
+                    0.5 * rates.noise[axis, axis],
+                    speed,
+                    faces,
+                )
+            )
         rows, columns = axis_rates(mass, *parts[0]), axis_rates(_turned(mass), *parts[1])
         correlated = parts[0][1], parts[1][1], float(rates.noise[0, 1])
 
@@ -147,7 +163,9 @@ def first_meshes(laws: Sequence[ConditionalLaw], n: int, tail: float) -> Meshes:
             row[axis] = np.linspace(low - margin, high + margin, n)
     meshes = Meshes(nodes)
     for _ in range(20):
-        p = np.array([[law.marginal(axis).pdf(meshes.nodes[i, axis]) for axis in range(2)] for i, law in enumerate(laws)])
+        p = np.array(
+            [[law.marginal(axis).pdf(meshes.nodes[i, axis]) for axis in range(2)] for i, law in enumerate(laws)]
+        )
         wanted = spread_nodes(meshes.nodes, p, p * meshes.widths, tail)
         meshes = Meshes(meshes.nodes + 0.5 * (wanted - meshes.nodes))
     return meshes

@@ -36,24 +36,24 @@ def axis_rates(
     """
     loadings, n = mass.shape[0], mass.shape[1]
     ahead, back = np.empty(faces.shape), np.empty(faces.shape)
-    for l in range(loadings):
+    for a in range(loadings):
         densest = 0.0
         for k in range(n):
             for j in range(n):
-                densest = max(densest, mass[l, k, j] / (widths[l, k] * across[l, j]))
+                densest = max(densest, mass[a, k, j] / (widths[a, k] * across[a, j]))
         for k in range(n - 1):
-            spread = diffusion / (along[l, k + 1] - along[l, k])
+            spread = diffusion / (along[a, k + 1] - along[a, k])
             for j in range(n):
-                floor = FAINT * densest * across[l, j]
-                u = speed[l, k] + faces[l, k, j]
-                if mass[l, k, j] < floor * widths[l, k] or mass[l, k + 1, j] < floor * widths[l, k + 1]:
+                floor = FAINT * densest * across[a, j]
+                u = speed[a, k] + faces[a, k, j]
+                if mass[a, k, j] < floor * widths[a, k] or mass[a, k + 1, j] < floor * widths[a, k + 1]:
                     size = abs(u)
                     low = fitted(size, spread)
-                    ahead[l, k, j] = ((low + size) if u > 0.0 else low) / widths[l, k]
-                    back[l, k, j] = (low if u > 0.0 else (low + size)) / widths[l, k + 1]
+                    ahead[a, k, j] = ((low + size) if u > 0.0 else low) / widths[a, k]
+                    back[a, k, j] = (low if u > 0.0 else (low + size)) / widths[a, k + 1]
                 else:
-                    ahead[l, k, j] = (spread + 0.5 * u) / widths[l, k]
-                    back[l, k, j] = (spread - 0.5 * u) / widths[l, k + 1]
+                    ahead[a, k, j] = (spread + 0.5 * u) / widths[a, k]
+                    back[a, k, j] = (spread - 0.5 * u) / widths[a, k + 1]
     return ahead, back
 
 
@@ -61,12 +61,12 @@ def axis_rates(
 def flow(mass: Array, ahead: Array, back: Array) -> Array:
     """Return d mass / dt along the first axis, shape (L, n, n)."""
     result = np.zeros(mass.shape)
-    for l in range(mass.shape[0]):
+    for a in range(mass.shape[0]):
         for k in range(mass.shape[1] - 1):
             for j in range(mass.shape[2]):
-                flux = ahead[l, k, j] * mass[l, k, j] - back[l, k, j] * mass[l, k + 1, j]
-                result[l, k, j] -= flux
-                result[l, k + 1, j] += flux
+                flux = ahead[a, k, j] * mass[a, k, j] - back[a, k, j] * mass[a, k + 1, j]
+                result[a, k, j] -= flux
+                result[a, k + 1, j] += flux
     return result
 
 
@@ -75,20 +75,20 @@ def implicit(mass: Array, ahead: Array, back: Array, theta: float) -> Array:
     """Return the solution of (1 - theta d/dt) x = mass along the first axis, shape (L, n, n)."""
     loadings, n = mass.shape[0], mass.shape[1]
     result, pivots = mass.copy(), np.empty((n, mass.shape[2]))
-    for l in range(loadings):
+    for a in range(loadings):
         for j in range(mass.shape[2]):
-            pivots[0, j] = 1.0 / (1.0 + theta * ahead[l, 0, j])
-            result[l, 0, j] *= pivots[0, j]
+            pivots[0, j] = 1.0 / (1.0 + theta * ahead[a, 0, j])
+            result[a, 0, j] *= pivots[0, j]
         for k in range(1, n):
             for j in range(mass.shape[2]):
-                low = theta * ahead[l, k - 1, j]
-                out = ahead[l, k, j] if k < n - 1 else 0.0
-                pivot = 1.0 + theta * (out + back[l, k - 1, j]) - low * theta * back[l, k - 1, j] * pivots[k - 1, j]
+                low = theta * ahead[a, k - 1, j]
+                out = ahead[a, k, j] if k < n - 1 else 0.0
+                pivot = 1.0 + theta * (out + back[a, k - 1, j]) - low * theta * back[a, k - 1, j] * pivots[k - 1, j]
                 pivots[k, j] = 1.0 / pivot
-                result[l, k, j] = (result[l, k, j] + low * result[l, k - 1, j]) * pivots[k, j]
+                result[a, k, j] = (result[a, k, j] + low * result[a, k - 1, j]) * pivots[k, j]
         for k in range(n - 2, -1, -1):
             for j in range(mass.shape[2]):
-                result[l, k, j] += theta * back[l, k, j] * pivots[k, j] * result[l, k + 1, j]
+                result[a, k, j] += theta * back[a, k, j] * pivots[k, j] * result[a, k + 1, j]
     return result
 
 
@@ -105,14 +105,14 @@ def mixed(mass: Array, first: Array, second: Array, strength: float) -> Array:
     """
     loadings, n = mass.shape[0], mass.shape[1]
     result = np.zeros(mass.shape)
-    for l in range(loadings):
+    for a in range(loadings):
         for i in range(n - 1):
             for j in range(n - 1):
-                corner = (mass[l, i, j] / first[l, i] + mass[l, i + 1, j] / first[l, i + 1]) / second[l, j]
-                corner += (mass[l, i, j + 1] / first[l, i] + mass[l, i + 1, j + 1] / first[l, i + 1]) / second[l, j + 1]
+                corner = (mass[a, i, j] / first[a, i] + mass[a, i + 1, j] / first[a, i + 1]) / second[a, j]
+                corner += (mass[a, i, j + 1] / first[a, i] + mass[a, i + 1, j + 1] / first[a, i + 1]) / second[a, j + 1]
                 corner *= 0.25 * strength
-                result[l, i, j] += corner
-                result[l, i + 1, j + 1] += corner
-                result[l, i + 1, j] -= corner
-                result[l, i, j + 1] -= corner
+                result[a, i, j] += corner
+                result[a, i + 1, j + 1] += corner
+                result[a, i + 1, j] -= corner
+                result[a, i, j + 1] -= corner
     return result

@@ -55,7 +55,7 @@ class Force:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How mean and spread of the densities move: velocity of the means (L, 2), affine fit of that around them (L, 2, 2)."""
+    """How the densities move: velocity of their means (L, 2), and its affine fit around them (L, 2, 2)."""
 
     velocity: Array
     gradient: Array

@@ -136,7 +136,9 @@ def march(
             factor = 0.85 * max(error / tolerance, 1e-6) ** (-1.0 / 3.0)
             proposed = dt * min(max(factor, 0.2), 2.0)
             if proposed < 1e-12 * max(stepper.state.t, 1e-3 * float(outputs[-1])):
-                path.failure = f"the steps shrank to nothing at t = {begin:.6g}: the solution ceases to exist near there"
+                path.failure = (
+                    f"the steps shrank to nothing at t = {begin:.6g}: the solution ceases to exist near there"
+                )
             if len(path.times) + path.rejected > _MOST_STEPS:
                 path.failure = f"{_MOST_STEPS} steps were not enough: only t = {begin:.6g} was reached"
         if path.failure:

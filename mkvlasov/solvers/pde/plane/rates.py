@@ -88,7 +88,9 @@ class CoupledRates:
         c = self._limit(_admissible(Q, R), R, t)
         linear = tau * (c.G + (problem.regularizer.linear_strength or 0.0) * np.eye(2))
         if problem.constraint == "sphere":
-            growth = np.diagonal(c.Lambda) - 2.0 * np.diagonal(linear @ Q + tau * c.H @ R.T) - 2.0 * tau * averages.virial
+            growth = (
+                np.diagonal(c.Lambda) - 2.0 * np.diagonal(linear @ Q + tau * c.H @ R.T) - 2.0 * tau * averages.virial
+            )
             linear = linear + np.diag(0.5 * growth / np.maximum(np.diagonal(Q), 1e-300))
         return Rates(linear, tau * c.H, tau, _nonnegative(c.Lambda), float(c.loss), float(c.error))
 

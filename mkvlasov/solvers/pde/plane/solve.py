@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +28,7 @@ from mkvlasov.solvers.pde.plane.accuracy import (
 from mkvlasov.solvers.pde.plane.graded import first_meshes
 from mkvlasov.solvers.pde.plane.grid import Grid
 from mkvlasov.solvers.pde.plane.march import Equations, Path, march, norms, retrace
-from mkvlasov.solvers.pde.plane.rates import CoupledRates, RateFunction, StoredRates
+from mkvlasov.solvers.pde.plane.rates import CoupledRates, RateFunction, Rates, StoredRates
 from mkvlasov.solvers.pde.plane.start import NARROWEST, check_resolved, first_boxes, first_masses, narrowest, start
 from mkvlasov.solvers.pde.quadrature import fewest_loadings
 from mkvlasov.solvers.pde.task import Task
@@ -173,7 +173,7 @@ def _march(
     cells: int,
     rtol: float,
     t: Array,
-    observer: object,
+    observer: Callable[[float], None],
 ) -> _Runs:
     begin = start(nodes, laws, equations.rates, equations.regularizer, rtol=rtol)
     grid = _first_grid(equations, begin.laws, cells)
@@ -184,7 +184,7 @@ def _march(
 
 
 def _first_grid(equations: Equations, laws: Sequence[ConditionalLaw], cells: int) -> Grid:
-    """Return graded meshes for a kink of phi and accurate fluxes, unless the start is too slanted for them; else boxes."""
+    """Return graded meshes for a kink of phi and accurate fluxes, unless the start is too slanted; else boxes."""
     if equations.regularizer.kinks and not equations.positive:
         meshes = first_meshes(laws, cells, equations.tail)
         if narrowest(laws, meshes, cells) >= NARROWEST:
@@ -203,7 +203,7 @@ def _agree(one: Path, other: Path, rtol: float) -> bool:
     return True
 
 
-def _history(path: Path, last: object, curvature: float) -> CoefficientHistory:
+def _history(path: Path, last: Rates, curvature: float) -> CoefficientHistory:
     rates = [*path.rates, last]
     tau = np.array([each.tau for each in rates])
     return CoefficientHistory(

@@ -65,11 +65,15 @@ def start(
         drift = found.linear @ law.means[0] + found.tilt @ a
         if regularizer.linear_strength is None:
             drift = drift + found.tau * regularizer.gradient(law.means)[0]
-        moved.append(law.affine(np.eye(2) - time * found.linear, time * (found.linear @ law.means[0] - drift), time * found.noise))
+        moved.append(
+            law.affine(
+                np.eye(2) - time * found.linear, time * (found.linear @ law.means[0] - drift), time * found.noise
+            )
+        )
     if not all(_is_regular(law.covariances) for law in moved):
         raise UnsupportedError(
-            "solve_pde: the start is singular (a point, or weights on a line) and so is the diffusion: the solution has "
-            "no density in the plane; use simulate_particles, or start from a law with a density"
+            "solve_pde: the start is singular (a point, or weights on a line) and so is the diffusion: the solution "
+            "has no density in the plane; use simulate_particles, or start from a law with a density"
         )
     return Start(time, moved)
 
@@ -129,7 +133,7 @@ def _box(law: ConditionalLaw, tail: float) -> tuple[Array, Array, Array, Array]:
     """Whiten the law and see how far it reaches."""
     mean = law.mean
     root = square_root(law.second_moment - np.outer(mean, mean))
-    inverse = np.linalg.inv(root)
+    inverse = np.asarray(np.linalg.inv(root), dtype=np.float64)
     white = law.affine(inverse, -inverse @ mean, np.zeros((2, 2)))
     ends = np.array([white.marginal(axis).ends(tail) for axis in range(2)])
     spread, middle = sizes(Shape(np.zeros((1, 2)), np.eye(2)[None], ends[None, :, 0], ends[None, :, 1]))

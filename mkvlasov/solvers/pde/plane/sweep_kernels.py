@@ -131,31 +131,29 @@ def sweep(
     line = np.empty(n)
     rows, columns = np.empty(n, np.int64), np.empty(n, np.int64)
     ahead, back, work, solved = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    for l in range(loadings):
-        p, q = directions[l, 0], directions[l, 1]
-        floor = np.inf if positive else FAINT * mass[l].max()
+    for a in range(loadings):
+        p, q = directions[a, 0], directions[a, 1]
+        floor = np.inf if positive else FAINT * mass[a].max()
         for i in range(n):
             for j in range(n):
-                if 0 <= i - p and 0 <= j - q < n:
+                if i >= p and 0 <= j - q < n:
                     continue
                 length, r, c = 0, i, j
                 while r < n and 0 <= c < n:
-                    rows[length], columns[length], line[length] = r, c, mass[l, r, c]
+                    rows[length], columns[length], line[length] = r, c, mass[a, r, c]
                     length += 1
                     r += p
                     c += q
                 if length < 2:
                     continue
-                _rates(
-                    rows, columns, length, h, p, q, diffusion[l], affine[l], faces[l], line, floor, ahead, back
-                )
+                _rates(rows, columns, length, h, p, q, diffusion[a], affine[a], faces[a], line, floor, ahead, back)
                 advance_line(line, length, ahead, back, dt, work, solved)
                 if positive and solved[:length].min() < 0.0:
                     solved[:length] = line[:length]
                     _factor(length, dt, ahead, back, work)
                     _solve(length, dt, ahead, back, work, solved)
                 for k in range(length):
-                    mass[l, rows[k], columns[k]] = solved[k]
+                    mass[a, rows[k], columns[k]] = solved[k]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -186,7 +184,11 @@ def _rates(
 ) -> None:
     """Fill in the rates at which mass crosses face k from cell k to k + 1, and back."""
     step_u = h * (affine[1] * p + affine[2] * q)
-    u = affine[0] + affine[1] * (-1.0 + (rows[0] + 0.5 + 0.5 * p) * h) + affine[2] * (-1.0 + (columns[0] + 0.5 + 0.5 * q) * h)
+    u = (
+        affine[0]
+        + affine[1] * (-1.0 + (rows[0] + 0.5 + 0.5 * p) * h)
+        + affine[2] * (-1.0 + (columns[0] + 0.5 + 0.5 * q) * h)
+    )
     spread = diffusion / (h * h)
     extra = len(faces) > 0
     for k in range(length - 1):
