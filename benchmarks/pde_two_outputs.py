@@ -2,14 +2,14 @@
 
     python benchmarks/pde_two_outputs.py [--others]
 
-tanh, m = 2, K = 1, decorrelation 1, B = 1, phi = 0.5 (w^2 - 1)^2 / 4 per entry, c = +-2, noise 0.4 in both views, tau =
-0.5, loadings 0 (probability 3/4) and 2, a Gaussian start, t up to 4. The error is that of the joint densities in L1, mean
-over the loadings and, in brackets, of the worst one, the largest of t = 1, 2, 4. The reference is `PlaneSplitting` on 256 x
-256 cells to a tolerance of 1e-5.
+tanh, m = 2, K = 1, decorrelation 1, B = 1, phi = 0.5 (w^2 - 1)^2 / 4 per entry, c = +-2, noise 0.4 in both views,
+tau = 0.5, loadings 0 (probability 3/4) and 2, a Gaussian start, t up to 4. The error is that of the joint densities in
+L1, mean over the loadings and, in brackets, of the worst one, the largest of t = 1, 2, 4. The reference is
+`PlaneSplitting` on 256 x 256 cells to a tolerance of 1e-5.
 
 What is timed is a whole call, for `solve_pde` with its error estimate, after a first one that loads compiled code. With
---others sparse LU (Crank-Nicolson, central fluxes) and FiPy (implicit Euler, exponential convection) as well, on 128 x 128
-cells of [-5, 5]^2 (a few minutes).
+--others sparse LU (Crank-Nicolson, central fluxes) and FiPy (implicit Euler, exponential convection) as well, on 128 x
+128 cells of [-5, 5]^2 (a few minutes).
 """
 
 import sys
@@ -138,7 +138,7 @@ def fipy(cells, steps_per_time):
     import fipy
 
     x, h, p = fixed_grid(cells)
-    mesh = fipy.Grid2D(nx=cells, ny=cells, dx=h, dy=h) + ((-REACH,), (-REACH,))
+    mesh = fipy.Grid2D(nx=cells, ny=cells, dx=h, dy=h) + np.full((2, 1), -REACH)
     # Cells are numbered with the first coordinate running fastest.
     fields = [fipy.CellVariable(mesh=mesh, value=each.T.ravel(), hasOld=True) for each in p]
     w = mesh.faceCenters.value

@@ -11,12 +11,10 @@ from mkvlasov.problem.plane_table import cell_centres
 from mkvlasov.solvers.pde.plane.grid import State
 from mkvlasov.solvers.pde.plane.march import Path
 
-_FLOOR = 0.1
+_FLOOR = 0.5
 """Of the tolerance, added to the estimates: differences may vanish by chance."""
 _SECOND_ORDER = 1.0 / 3.0
 """Of the difference to the coarse run: the error of the fine one where both are of second order."""
-_ALLOWED = 0.5
-"""Of the difference, taken for the error of the extrapolation: more than second order would leave before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +49,8 @@ class Result:
 def combined(fine: list[State], coarse: list[State], weights: Array, *, extrapolate: bool, features: int) -> Result:
     """Return the fine run, extrapolated with the coarse one if asked to, and its errors.
 
-    Behaviour: errors are half the differences of the two if extrapolated, else all of them; at every time the largest
-    of it and its neighbours, since a difference may pass through zero.
+    Behaviour: errors are the differences of the two, at every time the largest of it and its neighbours, since a
+    difference may pass through zero. Where extrapolated overlaps would not be those of any law, the fine ones are kept.
     """
     n = fine[0].mass.shape[1] if fine else 0
     Q, R = _stacked([s.averages.Q for s in fine], (2, 2)), _stacked([s.averages.R for s in fine], (2, features))
@@ -61,10 +59,12 @@ def combined(fine: list[State], coarse: list[State], weights: Array, *, extrapol
     mass = _stacked([s.mass for s in fine], (len(weights), n, n))
     dM = mass - _stacked([prolonged(s.mass, n) for s in coarse], mass.shape[1:])
     l1 = np.abs(dM).sum(axis=(2, 3)) @ weights
-    share = _ALLOWED if extrapolate else 1.0
-    errors = PlaneErrors(share * _widened(np.abs(dQ)), share * _widened(np.abs(dR)), share * _widened(l1))
+    errors = PlaneErrors(_widened(np.abs(dQ)), _widened(np.abs(dR)), _widened(l1))
     if extrapolate:
-        Q, R, mass = Q + _SECOND_ORDER * dQ, R + _SECOND_ORDER * dR, mass + _SECOND_ORDER * dM
+        better_q, better_r = Q + _SECOND_ORDER * dQ, R + _SECOND_ORDER * dR
+        rest = better_q - better_r @ np.swapaxes(better_r, 1, 2)
+        possible = (np.linalg.eigvalsh(rest)[:, 0] >= 0.0)[:, None, None]
+        Q, R, mass = np.where(possible, better_q, Q), np.where(possible, better_r, R), mass + _SECOND_ORDER * dM
         mass = mass / mass.sum(axis=(2, 3), keepdims=True) if len(mass) else mass
     return Result(Q, R, mass, errors)
 
@@ -123,8 +123,10 @@ def _stacked(parts: list[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _widened(values: Array) -> Array:
-    """Return at every time the largest of the value and those beside it."""
+    """Return at every time the largest of the value and those beside it; of entries, at least half the largest."""
     result = values.copy()
     result[1:] = np.maximum(result[1:], values[:-1])
     result[:-1] = np.maximum(result[:-1], values[1:])
+    if values.ndim > 1:
+        result = np.maximum(result, 0.5 * result.max(axis=(1, 2), keepdims=True))
     return result

@@ -16,10 +16,8 @@ from mkvlasov.solvers.pde.plane.rates import Averages, RateFunction, Rates
 _MOST_STEPS = 20_000
 _SPLITTING = 24.0
 """Inverse of the factor before (rate x step)^3 in the error of a splitting."""
-_LARGEST_TURN = 0.5
-"""Of the affine drift over a step: boxes that move linearly in time follow it only so far."""
-_LAG = 0.3
-"""Share of an error of the extrapolated averages at the end of a step that their middle passes on to the step."""
+_LAG = 1.0
+"""Weight of the error of the extrapolated averages: more than their middle passes on to a step, for those after it."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +178,12 @@ class Stepper:
         self.path.record(state, self._rates, state.t)
 
     def longest(self, tolerance: float) -> float:
-        """Return the step in which the shapes of the densities change little, and grids turn little."""
+        """Return the step in which the densities move, turn and change their shapes little."""
         rates, state = self._rates, self.state
         turn = float(np.linalg.norm(rates.linear + rates.tau * state.force.gradient, axis=(1, 2)).max())
         widening = 0.25 * float(np.trace(np.linalg.solve(state.covariance, rates.noise), axis1=1, axis2=2).max())
-        speed = widening + rates.tau * float(state.force.rest.max())
-        return min((_SPLITTING * tolerance) ** (1.0 / 3.0) / max(speed, 1e-300), _LARGEST_TURN / max(turn, 1e-300))
+        speed = turn + widening + rates.tau * float(state.force.rest.max())
+        return float((_SPLITTING * tolerance) ** (1.0 / 3.0)) / max(speed, 1e-300)
 
     def step(self, goal: float, end: Grid | None = None) -> float:
         """Take a step, to the given grid if there is one; return its error, as far as the averages tell.

@@ -20,10 +20,13 @@ class PlaneSplitting:
 
     The box follows mean and covariance of its density, moved by the part of the drift that is affine in w, so that
     narrow or tilted bumps stay as wide in cells as they were; without a regularizer or with a quadratic one nothing is
-    left but the change of shape. In the coordinates of the box the diffusion matrix is a sum of squares of three integer
-    directions with positive weights (Selling's decomposition), and every step solves tridiagonal systems along their
-    lines, by TR-BDF2. Mass is conserved to rounding. A run on half the cells with steps twice as long gives the error
-    estimate.
+    left but the change of shape. In the coordinates of the box the diffusion matrix is a sum of squares of three
+    integer directions with positive weights (Selling's decomposition), and every step solves tridiagonal systems along
+    their lines, by TR-BDF2. Mass is conserved to rounding. A run on half the cells with steps twice as long gives the
+    error estimate.
+
+    Where phi has kinks, the accurate kind takes graded meshes along the axes of w instead, whose nodes gather at the
+    ridges that form there, and the splitting of Hundsdorfer and Verwer.
 
     Parameters
     ----------

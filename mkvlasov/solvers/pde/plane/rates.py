@@ -47,14 +47,13 @@ class Rates:
     ----------
     linear, noise : ndarray, shape (2, 2)
     tilt : ndarray, shape (2, K)
-    tau, loss, error : float
+    tau, error : float
     """
 
     linear: Array
     tilt: Array
     tau: float
     noise: Array
-    loss: float
     error: float
 
     @property
@@ -80,7 +79,7 @@ class CoupledRates:
     def __call__(self, t: float, averages: Averages) -> Rates:
         """Return the rates at a time."""
         Q, R = 0.5 * (averages.Q + averages.Q.T), averages.R
-        unknown = Rates(np.full((2, 2), np.nan), np.full_like(R, np.nan), np.nan, np.full((2, 2), np.nan), np.nan, 0.0)
+        unknown = Rates(np.full((2, 2), np.nan), np.full_like(R, np.nan), np.nan, np.full((2, 2), np.nan), 0.0)
         if not np.isfinite(averages.flat()).all() or np.trace(Q) > 10.0 * self._largest:
             return unknown
         self.evaluations += 1
@@ -92,7 +91,7 @@ class CoupledRates:
                 np.diagonal(c.Lambda) - 2.0 * np.diagonal(linear @ Q + tau * c.H @ R.T) - 2.0 * tau * averages.virial
             )
             linear = linear + np.diag(0.5 * growth / np.maximum(np.diagonal(Q), 1e-300))
-        return Rates(linear, tau * c.H, tau, _nonnegative(c.Lambda), float(c.loss), float(c.error))
+        return Rates(linear, tau * c.H, tau, _nonnegative(c.Lambda), float(c.error))
 
 
 class StoredRates:
@@ -110,7 +109,7 @@ class StoredRates:
         """Return the rates at a time."""
         row = self._rows(min(t, self._end))
         noise = _nonnegative(row[-4:].reshape(2, 2))
-        return Rates(row[:4].reshape(2, 2), row[4:-5].reshape(2, -1), float(row[-5]), noise, 0.0, 0.0)
+        return Rates(row[:4].reshape(2, 2), row[4:-5].reshape(2, -1), float(row[-5]), noise, 0.0)
 
 
 def _admissible(Q: Array, R: Array) -> Array:

@@ -97,7 +97,6 @@ def solve(task: Task, method: StoredPlaneMethod, *, cells: int, positive: bool) 
     frames = [state.grid.frames(cells) for state in fine.snapshots[: len(t)]]
     areas = np.array([each.areas for each in frames]).reshape(-1, count, cells, cells)
     last = rates(fine.times[-1], fine.averages[-1])
-    losses = np.interp(t, [*fine.rate_times, fine.times[-1]], [*(each.loss for each in fine.rates), last.loss])
     negative = np.maximum(-result.mass, 0.0).sum(axis=(2, 3)) @ loadings.weights
     mass_error = max((float(np.abs(s.mass.sum(axis=(1, 2)) - 1.0).max()) for s in fine.snapshots), default=0.0)
     return PlanePdeSolution(
@@ -111,7 +110,7 @@ def solve(task: Task, method: StoredPlaneMethod, *, cells: int, positive: bool) 
         R_error=errors.R,
         Q_stderr=np.zeros_like(Q),
         R_stderr=np.zeros_like(R),
-        loss=losses,
+        loss=task.limit(Q, R).loss if len(t) else np.zeros(0),
         loss_stderr=np.zeros(len(t)),
         status=_status(runs, task.t, len(t), errors),
         stats={
