@@ -2,8 +2,8 @@
 
 Both outputs start nearest to the stronger feature. Without decorrelation both learn it; with it the second one turns to
 the weaker feature. (In batches: the penalty sees the correlation of outputs only where a batch averages their product.)
-The joint densities of the two weights of a coordinate come from the PDE, in boxes that follow them; particles and direct
-SGD agree with it.
+The joint densities of the two weights of a coordinate come from the PDE, in boxes that follow them; particles and
+direct SGD agree with it.
 
     python examples/two_outputs_density.py [FOLDER FOR FIGURES]
 """
@@ -43,8 +43,8 @@ def main(folder: Path) -> None:
         assert taken == ([0, 0] if decorrelation == 0.0 else [0, 1])
         if decorrelation == 0.0:
             continue
-        particles = mv.simulate_particles(problem, INITIAL, t_eval=t, particles=4000, runs=4, rng=1)
-        sgd = mv.simulate_sgd(problem, INITIAL, t_eval=t, dimension=500, runs=6, rng=2, exact_overlaps=True)
+        particles = mv.simulate_particles(problem, INITIAL, t_eval=t, particles=2000, runs=4, rng=1)
+        sgd = mv.simulate_sgd(problem, INITIAL, t_eval=t, dimension=400, runs=6, rng=2, exact_overlaps=True)
         comparison = mv.compare(pde, particles, sgd)
         print(comparison)
         assert comparison.passed
