@@ -65,6 +65,17 @@ _DIMENSIONS: dict[str, tuple[str, ...]] = {
 }
 """Names of the axes; arrays that are not listed here get names of their own."""
 
+_TWO_OUTPUTS: dict[str, tuple[str, ...]] = {
+    "origins": ("time", "loading", "output"),
+    "axes": ("time", "loading", "output", "side"),
+    "coordinates": ("time", "loading", "side", "cell"),
+    "densities": ("time", "loading", "cell", "cell_"),
+    "coefficients.linear": ("step", "output", "output_"),
+    "coefficients.tilt": ("step", "output", "feature"),
+    "coefficients.diffusion": ("step", "output", "output_"),
+}
+"""The same for the PDE with two outputs, where arrays have more axes."""
+
 _LONG_NAMES = {
     "Q": "overlaps of weights with weights",
     "R": "overlaps of weights with features",
@@ -74,6 +85,9 @@ _LONG_NAMES = {
     "P": "covariance added by the noise",
     "nodes": "weights w at which the densities are given",
     "densities": "density p(w | a)",
+    "origins": "w = origin + axes xi: origins of the boxes",
+    "axes": "w = origin + axes xi: axes of the boxes",
+    "coordinates": "xi at the centres of the cells",
     "quadrature": "quadrature weights of the nodes",
     "density": "density p(w | a) in L1, mean over the loadings",
 }
@@ -257,7 +271,8 @@ def _stored_problem(
 
 def _variable(name: str, values: Array, sizes: dict[str, int]) -> xarray.Variable:
     """Name the axes of an array, and say what it is; `sizes` holds the lengths that the names already stand for."""
-    known = _DIMENSIONS.get(name, ())
+    plane = _TWO_OUTPUTS.get(name, ())
+    known = plane if len(plane) == values.ndim else _DIMENSIONS.get(name, ())
     fits = len(known) == values.ndim and all(sizes.get(d, n) == n for d, n in zip(known, values.shape, strict=True))
     # An array that does not fit (loadings that were not kept, say) gets axes of its own.
     dimensions = known if fits else tuple(f"{name}_{axis}" for axis in range(values.ndim))

@@ -16,6 +16,7 @@ from mkvlasov.problem.value import Value
 from mkvlasov.solution import Solution, Status
 from mkvlasov.solution_ode import OdeSolution
 from mkvlasov.solution_pde import CoefficientHistory, PdeSolution
+from mkvlasov.solution_plane import PlanePdeSolution
 from mkvlasov.solution_runs import ParticleSolution, Runs, RunsSolution, SgdSolution, Snapshots
 
 TIMES, OUTPUTS, FEATURES, RUNS, COORDINATES = 4, 2, 3, 5, 7
@@ -94,9 +95,35 @@ def _pde(problem):
     return PdeSolution(route="pde", **given, **_common(problem))
 
 
+def _plane(problem):
+    rng = np.random.default_rng(5)
+    steps, loadings, cells = 6, 3, 8
+    history = CoefficientHistory(
+        t=np.linspace(0.0, 0.3, steps),
+        linear=rng.normal(size=(steps, OUTPUTS, OUTPUTS)),
+        tilt=rng.normal(size=(steps, OUTPUTS, FEATURES)),
+        tau=rng.random(steps),
+        diffusion=rng.random((steps, OUTPUTS, OUTPUTS)),
+    )
+    given = {
+        "loading_points": rng.normal(size=(loadings, FEATURES)),
+        "loading_weights": np.full(loadings, 1 / 3),
+        "origins": rng.normal(size=(TIMES, loadings, 2)),
+        "axes": rng.normal(size=(TIMES, loadings, 2, 2)),
+        "coordinates": rng.normal(size=(TIMES, loadings, 2, cells)),
+        "densities": rng.random((TIMES, loadings, cells, cells)),
+        "density_error": rng.random(TIMES),
+        "coefficients": history,
+        "method": mv.methods.PlaneSplitting(cells=64, positive=True),
+        "rtol": 1e-6,
+    }
+    return PlanePdeSolution(route="pde", **given, **_common(problem))
+
+
 BUILDERS = {
     OdeSolution: _ode,
     PdeSolution: _pde,
+    PlanePdeSolution: _plane,
     SgdSolution: lambda problem: _runs(SgdSolution, problem),
     ParticleSolution: lambda problem: _runs(ParticleSolution, problem, snapshots=0),
 }

@@ -14,12 +14,14 @@ from matplotlib.patches import StepPatch
 from mkvlasov import _checks
 from mkvlasov._typing import Array
 from mkvlasov.errors import InvalidInput
+from mkvlasov.plotting.distributions import density_of
 from mkvlasov.plotting.given import several_solutions
 from mkvlasov.plotting.loadings import LoadingGroup, holds_some, loading_groups
 from mkvlasov.plotting.style import PALETTE, ROUTE_LABELS, house_style
 from mkvlasov.solution import Solution
 from mkvlasov.solution_ode import OdeSolution
 from mkvlasov.solution_pde import PdeSolution
+from mkvlasov.solution_plane import PlanePdeSolution
 from mkvlasov.solution_runs import RunsSolution
 
 _LETTERS = 28
@@ -82,8 +84,8 @@ def _snapshot(ax: Axes, solutions: Sequence[Solution], t: float, group: LoadingG
     for solution in solutions:
         if isinstance(solution, RunsSolution):
             curve = _histogram(ax, solution, t, group, output)
-        elif isinstance(solution, PdeSolution):
-            curve = _pde(ax, solution, t, group)
+        elif isinstance(solution, (PdeSolution, PlanePdeSolution)):
+            curve = _pde(ax, solution, t, group, output)
         elif isinstance(solution, OdeSolution):
             curve = _exact(ax, solution, t, group, output)
         else:
@@ -126,8 +128,10 @@ def _histogram(ax: Axes, solution: RunsSolution, t: float, group: LoadingGroup, 
     return np.array([histogram.edges[filled[0]], histogram.edges[filled[-1] + 1]]) if len(filled) else None
 
 
-def _pde(ax: Axes, solution: PdeSolution, t: float, group: LoadingGroup) -> Array | None:
-    parts = [solution.density(t, point) for point in group.points]
+def _pde(
+    ax: Axes, solution: PdeSolution | PlanePdeSolution, t: float, group: LoadingGroup, output: int
+) -> Array | None:
+    parts = [density_of(solution, t, point, output) for point in group.points]
     nodes = np.unique(np.concatenate([part.w for part in parts]))
     # Nodes of polynomials of high order lie too far apart for straight lines between them.
     w = np.interp(np.arange(0.0, len(nodes) - 0.9, 0.25), np.arange(len(nodes)), nodes)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from mkvlasov._typing import Array
+from mkvlasov.density import Density
 from mkvlasov.errors import InvalidInput
 from mkvlasov.plotting.loadings import LoadingGroup
 from mkvlasov.solution import Solution
 from mkvlasov.solution_ode import OdeSolution
 from mkvlasov.solution_pde import PdeSolution
+from mkvlasov.solution_plane import PlanePdeSolution
 from mkvlasov.solution_runs import RunsSolution
 
 _HIDDEN_TAIL = 2e-3
@@ -24,6 +26,13 @@ def times_of(solution: Solution) -> Array:
     return times
 
 
+def density_of(solution: PdeSolution | PlanePdeSolution, t: float, loading: Array, output: int) -> Density:
+    """Return the density of the weights of one output at a stored time."""
+    if isinstance(solution, PdeSolution):
+        return solution.density(t, loading)
+    return solution.density(t, loading).marginal(output)
+
+
 def interval_masses(solution: Solution, t: float, group: LoadingGroup, output: int, edges: Array) -> Array:
     """Return the masses (n,) between the edges (n + 1,) at a stored time; narrow spikes and atoms count as they are."""
     if isinstance(solution, RunsSolution):
@@ -33,8 +42,8 @@ def interval_masses(solution: Solution, t: float, group: LoadingGroup, output: i
     for point, weight in zip(group.points, group.weights, strict=True):
         if isinstance(solution, OdeSolution):
             cumulative = solution.law(t, point).marginal(output).cdf(edges)
-        elif isinstance(solution, PdeSolution):
-            cumulative = solution.density(t, point).cdf(edges)
+        elif isinstance(solution, (PdeSolution, PlanePdeSolution)):
+            cumulative = density_of(solution, t, point, output).cdf(edges)
         else:
             raise InvalidInput("solution", solution, "a solution with densities")
         total += weight * np.diff(cumulative)
@@ -51,7 +60,7 @@ def reach(solution: Solution, t: float, group: LoadingGroup, output: int) -> tup
     for point in group.points:
         if isinstance(solution, OdeSolution):
             ends.append(solution.law(t, point).marginal(output).ends(_HIDDEN_TAIL))
-        elif isinstance(solution, PdeSolution):
-            low, high = solution.density(t, point).quantile([_HIDDEN_TAIL, 1.0 - _HIDDEN_TAIL])
+        elif isinstance(solution, (PdeSolution, PlanePdeSolution)):
+            low, high = density_of(solution, t, point, output).quantile([_HIDDEN_TAIL, 1.0 - _HIDDEN_TAIL])
             ends.append((float(low), float(high)))
     return min(low for low, _ in ends), max(high for _, high in ends)

@@ -11,6 +11,7 @@ from mkvlasov._typing import Array, ArrayLike
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.solution import Solution
 from mkvlasov.solution_pde import PdeSolution
+from mkvlasov.solution_plane import PlanePdeSolution
 from mkvlasov.solution_runs import RunsSolution
 
 _MAX_ATOMS = 27
@@ -120,7 +121,7 @@ def shown_groups(solution: Solution, loadings: ArrayLike | None) -> list[Loading
         groups = [group for group in loading_groups(solution) if holds_some(solution, group)]
         if not groups:
             raise InvalidInput("loadings", None, "some that were drawn (those near 0 and along the features were not)")
-        if not isinstance(solution, PdeSolution) or all(len(group.points) == 1 for group in groups):
+        if not isinstance(solution, (PdeSolution, PlanePdeSolution)) or all(len(group.points) == 1 for group in groups):
             return groups
         middles = np.array([group.selection.mean(axis=0) for group in groups])
         gaps = np.linalg.norm(middles[:, None] - solution.loading_points, axis=-1)

@@ -16,7 +16,7 @@ from mkvlasov.problem.value import Value
 
 @runtime_checkable
 class ConditionalLaw(Protocol):
-    """What the package asks of the law of w given a loading; the last four are for one output (m = 1) only."""
+    """What the package asks of the law of w given a loading; the last three are for one output (m = 1) only."""
 
     @property
     def mean(self) -> Array:
@@ -28,7 +28,7 @@ class ConditionalLaw(Protocol):
 
     @property
     def is_smooth(self) -> bool:
-        """Whether there is a density without jumps, for m = 1."""
+        """Whether there is a density without jumps."""
 
     def affine(self, A: Array, shift: Array, P: Array) -> ConditionalLaw:
         """Return the law of A w + shift + N(0, P); A and P are (m, m), shift is (m,)."""
@@ -85,8 +85,8 @@ class GaussianMixture(Value):
 
     @property
     def is_smooth(self) -> bool:
-        """Whether there is a smooth density, for m = 1: no point masses."""
-        return bool((self._scalar()[1] > 0.0).all())
+        """Whether there is a smooth density: no point masses, and for m > 1 none on a line or plane."""
+        return bool((np.linalg.eigvalsh(self.covariances)[:, 0] > 0.0).all())
 
     def ends(self, tail: float) -> tuple[float, float]:
         """Return an interval that holds all but at most the mass `tail` on either side, for m = 1."""
@@ -100,6 +100,16 @@ class GaussianMixture(Value):
         spread = std > 0.0
         z = (w[:, None] - mean[spread]) / std[spread]
         return np.exp(-0.5 * z * z) @ (self.weights[spread] / (np.sqrt(2.0 * np.pi) * std[spread]))
+
+    def joint_pdf(self, w: Array) -> Array:
+        """Return the density at w (n, m), for covariances that are not singular."""
+        total = np.zeros(len(w))
+        for weight, mean, covariance in zip(self.weights, self.means, self.covariances, strict=True):
+            root = np.linalg.cholesky(covariance)
+            z = np.linalg.solve(root, (w - mean).T)
+            scale = np.prod(np.diagonal(root)) * (2.0 * np.pi) ** (0.5 * len(mean))
+            total += weight / scale * np.exp(-0.5 * (z * z).sum(axis=0))
+        return total
 
     def cdf(self, w: Array) -> Array:
         """Return the distribution function at w (n,), for m = 1."""

@@ -1,4 +1,4 @@
-"""The McKean-Vlasov PDE with one output: methods that share a task and the shape of the result."""
+"""The McKean-Vlasov PDE: methods that share a task and the shape of the result."""
 
 import lazy_loader
 

@@ -14,7 +14,7 @@ from mkvlasov.solution_pde import PdeSolution, StoredMethod
 
 @dataclass(frozen=True)
 class Task:
-    """A problem with one output, where it starts, and what is asked for.
+    """A problem, where it starts, and what is asked for.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Task:
     limit : LimitCoefficients
         To a tolerance well below `rtol`.
     largest : float
-        Q beyond which weights count as blown up.
+        Trace of Q beyond which weights count as blown up.
     """
 
     problem: Problem
