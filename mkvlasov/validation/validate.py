@@ -27,7 +27,6 @@ from mkvlasov.validation.compare import compare
 from mkvlasov.validation.levels import LEVELS, sizes_of
 from mkvlasov.validation.rows import AGREE, DISAGREE, UNDECIDED, Comparison, format_rows
 
-
 NO_LEVEL = "none"
 """The level of a validation whose sizes are given one by one."""
 
