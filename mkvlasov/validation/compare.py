@@ -270,7 +270,7 @@ def _advice(question: Question, level: float) -> str:
     factor = runs_factor(question.change, question.spread, question.half_width, alpha=level, wanted=WANTED_POWER)
     if math.isinf(factor):
         return " (no number of runs would do: discretization errors or the bias hide it)"
-    return f" ({math.ceil(factor * question.runs):,} runs would do for {WANTED_POWER:g})"
+    return f" (about {math.ceil(factor * question.runs):,} runs would do for {WANTED_POWER:g})"
 
 
 def _spread_rows(reference: str, finished: list[Solution], theory: Fluctuations) -> list[Question]:
