@@ -20,18 +20,32 @@ from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.entries import Entries
 from mkvlasov.reduction.fluctuations import Fluctuations
 from mkvlasov.solution import Solution
+from mkvlasov.solution_pde import PdeSolution
 from mkvlasov.solution_runs import RunsSolution
+from mkvlasov.validation.densities import cell_gap, with_atom
 from mkvlasov.validation.directions import affordable, trajectory_directions
 from mkvlasov.validation.joint import Spread, covariance_power, covariance_test, holm, joint_test, power, runs_factor
 from mkvlasov.validation.joint import spread_of as spread_of_samples
 from mkvlasov.validation.rows import AGREE, DISAGREE, JOINT, UNDECIDED, Comparison, Row
-from mkvlasov.validation.tracks import Track, entries_of, name_of, runs_of, same_times, start_of, tracks
+from mkvlasov.validation.tracks import (
+    BIAS_PER_VARIANCE,
+    Track,
+    entries_of,
+    name_of,
+    runs_of,
+    same_times,
+    start_of,
+    tracks,
+)
 
 WANTED_POWER = 0.9
 """A row says "agree" only if the stated deviation would have been seen with this probability."""
 
 _CONSTANT = 1e-9
 """Entries whose runs differ by less than this, relative to the size of the entry, are not random."""
+
+_MOST_ATOMS = 4
+"""Densities of more loadings are not judged: every one is a comparison that costs the others power."""
 
 _WIDER = 1.2
 """Factor of all variances against which the power of a spread is stated."""
@@ -92,6 +106,10 @@ def compare(
     theirs = tracks([reference], None)[0]
     pairs = [Pair(reference, theirs, track, deviation) for track in tracks(finished, fluctuations)]
     questions = [row for pair in pairs for row in pair.rows()]
+    if isinstance(reference, PdeSolution):
+        for other in finished:
+            if isinstance(other, RunsSolution):
+                questions += _density_rows(reference, other, deviation)
     if fluctuations is not None:
         questions += _spread_rows(theirs.name, finished, fluctuations)
     return Comparison(judged(questions, alpha), failures, alpha)
@@ -295,6 +313,43 @@ def _spread_rows(reference: str, finished: list[Solution], theory: Fluctuations)
         facts = f"likelihood ratio {test.statistic:.1f} for {test.dimension} entries from {runs.shape[1]} runs"
         what = f"variances {_WIDER - 1.0:.0%} larger"
         found.append(Question(row, facts, runs=runs.shape[1], deviation=what, variances=test.dimension))
+    return found
+
+
+def _density_rows(reference: PdeSolution, other: RunsSolution, deviation: float) -> list[Question]:
+    """Judge the densities at the snapshots, where the law of the loadings has a few atoms."""
+    atoms = reference.loading_points
+    if not reference.problem.loadings.is_exact or len(atoms) > _MOST_ATOMS:
+        return []
+    found = []
+    track, total = tracks([other], None)[0], runs_of(other).var(axis=1, ddof=1).sum(axis=-1)
+    for index, t in enumerate(other.snapshots.t.tolist()):
+        if t == 0.0 or np.abs(reference.t - t).min() > 1e-9:
+            continue
+        now = reference.time_index(t)
+        for atom in atoms:
+            samples = with_atom(other, index, atom)
+            if not samples:
+                continue
+            density = reference.density(t, atom)
+            cells = cell_gap(samples, density, deviation)
+            spread = spread_of_samples([(1.0, cells.fractions)])
+            # Half the error in L1 bounds that of a mass; errors of the other route in R and Q move its weights.
+            moved = float(track.error[now].max()) * (1.0 + float(np.abs(atom).max()))
+            half = 0.5 * float(reference.density_error[now]) + float(density.p.max()) * moved
+            half += BIAS_PER_VARIANCE * float(total[: now + 1].max())
+            half_width = np.full(len(cells.gap), half)
+            test = joint_test(cells.gap, spread, half_width)
+            row = Row(
+                "PDE", track.name, f"density of a = {np.array2string(atom, precision=3)} at t = {t:.4g}",
+                "fractions in cells", gap=cells.kolmogorov, allowed=math.nan, p_value=test.p_value, power=math.nan,
+                verdict="", reason="",
+            )  # fmt: skip
+            facts = f"T^2 = {test.statistic:.1f} for {test.dimension + 1} cells from {len(samples)} runs; distribution "
+            facts += f"functions differ by {cells.kolmogorov:.2g}, Wasserstein-1 distance {cells.wasserstein:.2g}; "
+            facts += f"{half:.1g} is allowed for errors of the densities and the bias"
+            what = f"weights {deviation:.0%} larger"
+            found.append(Question(row, facts, spread, half_width, cells.change, len(samples), what))
     return found
 
 

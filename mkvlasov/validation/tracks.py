@@ -17,7 +17,7 @@ from mkvlasov.solution_runs import RunsSolution
 _ROUNDING = 1e-10
 """Gaps below this times the size of the quantity are rounding."""
 
-_BIAS_PER_VARIANCE = 2.0
+BIAS_PER_VARIANCE = 2.0
 """Bias over total variance of a run, up to the same time. Half the curvature of the dynamics, of order one; the
 fluctuation theory gives at most 1.6 on the built-in problems."""
 
@@ -103,8 +103,8 @@ def _bounded(solution: RunsSolution, name: str) -> Track:
     """Bound the bias of a single size by the largest variance of a run so far (of all entries together)."""
     track, runs = _deterministic(solution, name), runs_of(solution)
     total = np.maximum.accumulate(runs.var(axis=1, ddof=1).sum(axis=-1, keepdims=True))
-    bias = np.broadcast_to(_BIAS_PER_VARIANCE * total, track.value.shape)
-    note = f"the bias of one size is not known and taken to be at most {_BIAS_PER_VARIANCE:g} variances of a run"
+    bias = np.broadcast_to(BIAS_PER_VARIANCE * total, track.value.shape)
+    note = f"the bias of one size is not known and taken to be at most {BIAS_PER_VARIANCE:g} variances of a run"
     return Track(name, track.value, track.error, bias, ((1.0, runs),), note)
 
 
@@ -143,7 +143,7 @@ def _extrapolated(solutions: Sequence[RunsSolution]) -> Track:
     value = sum(w * r.mean(axis=1) for w, r in zip(weights, runs, strict=True))
     # The bias is of the order of the variance, its next term smaller by the size of the fluctuations at least.
     totals = [np.maximum.accumulate(r.var(axis=1, ddof=1).sum(axis=-1, keepdims=True)) for r in runs]
-    left = _BIAS_PER_VARIANCE * sum(abs(w) * v**1.5 for w, v in zip(weights, totals, strict=True))
+    left = BIAS_PER_VARIANCE * sum(abs(w) * v**1.5 for w, v in zip(weights, totals, strict=True))
     error = _deterministic(solutions[0], "").error
     listed = ", ".join(f"{size:,.0f}" for size in sizes)
     samples = tuple(zip(weights.tolist(), runs, strict=True))
