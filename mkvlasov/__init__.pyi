@@ -41,7 +41,7 @@ from .solvers.pde import methods as methods
 from .solvers.pde.solve import solve_pde as solve_pde
 from .solvers.sgd.simulate import simulate_sgd as simulate_sgd
 from .storage import load as load
-from .validation.compare import Comparison as Comparison
 from .validation.compare import compare as compare
+from .validation.rows import Comparison as Comparison
 from .validation.validate import Report as Report
 from .validation.validate import validate as validate

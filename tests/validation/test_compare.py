@@ -131,3 +131,117 @@ def one_run():
     solution = drawn(np.random.default_rng(1), runs=2)
     first = Runs(solution.runs.Q[:, :1], solution.runs.R[:, :1], solution.runs.loss[:, :1])
     return dataclasses.replace(solution, runs=first)
+
+
+def row_of(comparison, quantity):
+    return next(row for row in comparison.rows if row.quantity == quantity)
+
+
+def test_correlated_entries_are_judged_together():
+    """A gap across a strong correlation of two entries is hidden in each of them and seen by the joint row.
+
+    It is ten standard errors of the difference, a half of those of an entry, and five times the bound of the bias.
+    """
+    rng = np.random.default_rng(13)
+    solution = drawn(rng, runs=64, spread=0.003)
+    common = np.cumsum(rng.standard_normal((31, 64)), axis=0) * 3e-3 / np.sqrt(31)
+    walk = np.cumsum(rng.standard_normal((31, 64)), axis=0) * 1e-4 / np.sqrt(31)
+    R = truth()[1][:, None] + np.stack([common + walk, common - walk], axis=-1)[:, :, None, :]
+    R[..., 0] += 3e-4 * np.tanh(T)[:, None, None]
+    moved = dataclasses.replace(solution, runs=Runs(solution.runs.Q, R, solution.runs.loss), R=R.mean(axis=1))
+    comparison = mv.compare(deterministic(), moved)
+    assert row_of(comparison, "order parameters").verdict == "disagree"
+    assert row_of(comparison, "R[0, 0]").verdict != "disagree"
+    assert row_of(comparison, "R[0, 1]").verdict != "disagree"
+
+
+def test_too_few_runs_are_undecided_and_the_number_advised_decides():
+    few = mv.compare(deterministic(), drawn(np.random.default_rng(14), runs=16, spread=0.01), deviation=0.02)
+    row = row_of(few, "R[0, 0]")
+    assert row.verdict == "undecided"
+    assert few.passed
+    assert few.verdict == "undecided"
+    advised = int(row.reason.split("(about ")[-1].split(" runs")[0].replace(",", ""))
+    more = drawn(np.random.default_rng(15), runs=2 * advised, spread=0.01)
+    enough = mv.compare(deterministic(), more, deviation=0.02)
+    assert row_of(enough, "R[0, 0]").verdict == "agree"
+
+
+def test_errors_larger_than_the_deviation_leave_deterministic_routes_undecided():
+    comparison = mv.compare(deterministic(), deterministic(error=0.2))
+    assert {row.verdict for row in comparison.rows} == {"undecided"}
+
+
+def sized(rng, dimension, runs, bias):
+    """Runs at a dimension: spread 1 / sqrt(N), bias / N in all entries from the start on."""
+    solution = drawn(rng, runs=runs, spread=1.0 / np.sqrt(dimension))
+    grown = bias / dimension * np.tanh(T)
+    Q = solution.runs.Q + grown[:, None, None, None]
+    R = solution.runs.R + grown[:, None, None, None]
+    moved = Runs(Q, R, solution.runs.loss)
+    return dataclasses.replace(
+        solution, runs=moved, Q=Q.mean(axis=1), R=R.mean(axis=1), stats={**solution.stats, "dimension": dimension}
+    )
+
+
+def test_two_dimensions_are_extrapolated():
+    """A bias ten times the bound at one dimension is rejected there and gone after the extrapolation."""
+    rng = np.random.default_rng(16)
+    one, two = sized(rng, 100.0, 6000, 40.0), sized(rng, 200.0, 6000, 40.0)
+    comparison = mv.compare(deterministic(), one, two)
+    joint = {row.other: row.verdict for row in comparison.rows if row.quantity == "order parameters"}
+    assert joint.pop("SGD (N to infinity)") == "agree"
+    assert set(joint.values()) == {"disagree"}
+    assert len(joint) == 2
+
+
+def theory(dimension_bias, covariance, exact=True):
+    from mkvlasov.reduction.fluctuations import Fluctuations
+
+    Q, R = truth()
+    limit = np.concatenate([R[:, 0], Q[:, 0]], axis=1)
+    cov = np.broadcast_to(covariance, (31, 3, 3)) * (T / 6.0 if exact else 1.0 + T)[:, None, None]
+    bias = dimension_bias * np.tanh(T)[:, None] * np.ones(3)
+    return Fluctuations(T, ("R[0,0]", "R[0,1]", "Q[0,0]"), limit, cov, bias, 1e-6)
+
+
+def exact_start(solution):
+    """The same runs from exactly the truth at time zero."""
+    Q, R = solution.runs.Q.copy(), solution.runs.R.copy()
+    Q[:] -= Q[:1] - truth()[0][0]
+    R[:] -= R[:1] - truth()[1][0]
+    return dataclasses.replace(solution, runs=Runs(Q, R, solution.runs.loss), Q=Q.mean(axis=1), R=R.mean(axis=1))
+
+
+def test_the_predicted_bias_is_subtracted_and_the_predicted_spread_judged():
+    solution = exact_start(sized(np.random.default_rng(17), 100.0, 6000, 40.0))
+    # N times the covariance of walks of 30 steps of variance 1 / 31.
+    right = np.eye(3) * 30.0 / 31.0
+    comparison = mv.compare(deterministic(), solution, fluctuations=theory(40.0, right))
+    assert comparison.passed, str(comparison)
+    assert {row.statistic for row in comparison.rows} >= {"covariance of the runs"}
+    without = mv.compare(deterministic(), solution, fluctuations=theory(0.0, right))
+    assert row_of(without, "order parameters").verdict == "disagree"
+    wider = mv.compare(deterministic(), solution, fluctuations=theory(40.0, 1.2 * right))
+    assert row_of(wider, "spread at t = 6").verdict == "disagree"
+
+
+def test_fluctuations_of_other_runs_are_refused():
+    solution = exact_start(sized(np.random.default_rng(18), 100.0, 8, 0.0))
+    with pytest.raises(mv.InvalidInput, match="exact_overlaps"):
+        mv.compare(deterministic(), solution, fluctuations=theory(0.0, np.eye(3), exact=False))
+    with pytest.raises(mv.InvalidInput, match=r"system\.fluctuations"):
+        mv.compare(deterministic(), solution, fluctuations="theory")
+
+
+def test_extrapolation_weights_cancel_the_first_order_with_least_variance():
+    from mkvlasov.validation.tracks import extrapolation_weights
+
+    sizes, runs = np.array([100.0, 400.0, 200.0]), np.array([50.0, 10.0, 20.0])
+    weights = extrapolation_weights(sizes, runs)
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights @ (1.0 / sizes) == pytest.approx(0.0, abs=1e-12)
+    change = np.cross(np.ones(3), 1.0 / sizes)  # the only direction left free
+    variance = [((weights + s * change) ** 2 / (sizes * runs)).sum() for s in (-0.1, 0.0, 0.1)]
+    assert variance[1] < min(variance[0], variance[2])
+    np.testing.assert_allclose(extrapolation_weights(sizes[:2], runs[:2]), [-1.0 / 3.0, 4.0 / 3.0])
