@@ -47,6 +47,16 @@ def l1_errors(solution, exact):
     return result
 
 
+def test_boxes_follow_lopsided_densities_however_short_the_steps_are():
+    """As a feature is learnt the mean leaves the middle of the box; a box that stays behind cuts the density off."""
+    what = problem(mv.regularizers.DoubleWell(0.5), augmentation=mv.augmentations.GaussianNoise(0.4, 0.0))
+    coarse, fine = (solve(what, t=[4.0], method=SPLITTING(48), rtol=rtol) for rtol in (1e-3, 1e-5))
+    assert fine.stats["steps"] > 3 * coarse.stats["steps"]
+    assert fine.stats["wall_mass"] < 1e-4
+    assert (np.abs(fine.Q - coarse.Q) <= fine.Q_error + coarse.Q_error).all()
+    assert (np.abs(fine.R - coarse.R) <= fine.R_error + coarse.R_error).all()
+
+
 @pytest.mark.parametrize("positive", [False, True])
 def test_densities_under_l2_converge_to_the_exact_ones_with_second_order_at_least(positive):
     what = problem()

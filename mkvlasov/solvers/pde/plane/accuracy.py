@@ -79,10 +79,18 @@ def prolonged(mass: Array, n: int) -> Array:
 
 def tolerance_errors(rtol: float, Q: Array, R: Array) -> PlaneErrors:
     """Return a share of what the tolerance allows at overlaps Q (T, 2, 2), R (T, 2, K)."""
+    return _relative(_FLOOR * rtol, Q, R)
+
+
+def wall_errors(mass: float, Q: Array, R: Array) -> PlaneErrors:
+    """Return what the largest mass in the cells along the walls, held back there, may have done at (Q, R)."""
+    return _relative(mass, Q, R)
+
+
+def _relative(part: float, Q: Array, R: Array) -> PlaneErrors:
     size = np.sqrt(np.diagonal(Q, axis1=1, axis2=2).clip(0.0))
-    allowed_q = _FLOOR * rtol * size[:, :, None] * size[:, None, :]
     return PlaneErrors(
-        allowed_q, _FLOOR * rtol * size[:, :, None] * np.ones(R.shape[2]), np.full(len(Q), _FLOOR * rtol)
+        part * size[:, :, None] * size[:, None, :], part * size[:, :, None] * np.ones(R.shape[2]), np.full(len(Q), part)
     )
 
 

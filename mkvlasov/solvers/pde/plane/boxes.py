@@ -112,8 +112,8 @@ class Boxes:
         growth, decay = _GROWTH * min(time, 0.3), _DECAY * min(time, 0.3)
         ratio = np.clip(wanted / self.spread, 1.0 - decay, 1.0 + growth)
         change = np.where(np.abs(wanted / self.spread - 1.0) > _TOLERATED, ratio, 1.0)
-        shift = np.clip(middle - self.middle, -growth, growth)
-        shift = np.where(np.abs(shift) > _TOLERATED, shift, 0.0)
+        shift = middle - self.middle
+        shift = np.where(np.abs(shift) > _TOLERATED, np.clip(shift, -growth, growth), 0.0)
         return self.spread * change, self.middle + shift
 
 

@@ -24,6 +24,7 @@ from mkvlasov.solvers.pde.plane.accuracy import (
     combined,
     loading_errors,
     tolerance_errors,
+    wall_errors,
 )
 from mkvlasov.solvers.pde.plane.graded import first_meshes
 from mkvlasov.solvers.pde.plane.grid import Grid
@@ -91,8 +92,7 @@ def solve(task: Task, method: StoredPlaneMethod, *, cells: int, positive: bool) 
     errors = result.errors + tolerance_errors(task.rtol, result.Q, result.R) + coefficient_errors(fine, t, features)
     if probes is not None and len(t):
         errors += loading_errors(*probes, t, features)
-    walls = np.full(len(t), fine.wall_mass)
-    errors += PlaneErrors(np.zeros_like(errors.Q), np.zeros_like(errors.R), walls)
+    errors += wall_errors(fine.wall_mass, result.Q, result.R)
     count = len(loadings.weights)
     frames = [state.grid.frames(cells) for state in fine.snapshots[: len(t)]]
     areas = np.array([each.areas for each in frames]).reshape(-1, count, cells, cells)
