@@ -43,6 +43,8 @@ _NULL = 1e-10
 _ZERO = 1e-7
 """Of F over its derivative at a zero."""
 _OUTSIDE = 1e-12
+_ALONG = 0.5
+"""Part of the tangent along p from which p stays fixed in a correction: one p costs less than several."""
 _DIFFERENCE = 1e-3
 """Step of differences in scaled variables: of order four, 1e-12 of truncation beside 1e-13 of rounding."""
 _CENTRAL = {-2: 1.0 / 12.0, -1: -2.0 / 3.0, 1: 2.0 / 3.0, 2: -1.0 / 12.0}
@@ -304,7 +306,7 @@ def _continues(equation: Equation, last: Point, point: Point, steps: Steps) -> b
         guess += length * s * (1.0 - s) * ((1.0 - s) * last.tangent - s * point.tangent)
         if not _within(guess):
             return True
-        found = correct(equation, guess, chord / length, None, steps)
+        found = correct(equation, guess, plane_across(chord / length), None, steps)
         return not found.failure and bool(np.linalg.norm(found.u - guess) <= _HERMITE * length)
 
     return any(all(is_met(s) for s in pair) for pair in _PROBES)
@@ -315,12 +317,17 @@ def _advanced(equation: Equation, last: Point, step: float, matrix: Array | None
     guess = last.u + step * last.tangent
     if not _within(guess):
         return Corrected(guess, last.f, 0, BOUND)
-    found = correct(equation, guess, last.tangent, matrix, steps)
+    found = correct(equation, guess, plane_across(last.tangent), matrix, steps)
     strays = np.linalg.norm(found.u - guess) > STRAY * step
     if (found.failure or strays) and matrix is not None:
         # The derivative of the last point misleads where it is nearly singular, next to a branch point.
         return _advanced(equation, last, step, None, steps)
     return found._replace(failure=STEP) if strays and not found.failure else found
+
+
+def plane_across(tangent: Array) -> Array | None:
+    """Return the normal of the plane in which a prediction is corrected; None for the plane of its p."""
+    return None if abs(tangent[-1]) > _ALONG else tangent
 
 
 def _landed(equation: Equation, last: Point, step: float, steps: Steps) -> Corrected:

@@ -9,7 +9,7 @@ from scipy.interpolate import BarycentricInterpolator
 from scipy.optimize import brentq
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.arclength import STRAY, Branch, Equation, Point, Steps, correct, tangent_of
+from mkvlasov.analysis.arclength import STRAY, Branch, Equation, Point, Steps, correct, plane_across, tangent_of
 
 _AROUND = np.array([-1.0, -2.0 / 3.0, -1.0 / 3.0, 1.0 / 3.0, 2.0 / 3.0, 1.0])
 _RADII = (0.25, 0.05, 0.01)
@@ -31,9 +31,8 @@ def point_at(
     guess = (1 + 2 * s) * (1 - s) ** 2 * u + s**2 * (3 - 2 * s) * v
     guess += length * (s * (1 - s) ** 2 * branch.tangents[i] - s**2 * (1 - s) * branch.tangents[i + 1])
     guess[-1] = np.clip(guess[-1], 0.0, 1.0)
-    plane = chord / length
     matrix = (1.0 - s) * branch.matrices[i] + s * branch.matrices[i + 1]
-    found = correct(equation, guess, plane, matrix, steps)
+    found = correct(equation, guess, plane_across(chord / length), matrix, steps)
     if found.failure or np.linalg.norm(found.u - guess) > STRAY * length + steps.tolerance:
         return None
     matrix = equation.matrix(found.u)

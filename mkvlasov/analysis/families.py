@@ -17,11 +17,12 @@ from mkvlasov.problem.losses import Covariance
 from mkvlasov.problem.parameters import parameter, with_parameter
 
 BATCH = "batch_size"
-_REMEMBERED = 64
-_STEP = 1e-3
-"""Of differences by the parameter, relative to its value: they only tell the direction of a curve."""
-_CENTRAL = {-1: -0.5, 1: 0.5}
-_FORWARD = {0: -1.5, 1: 2.0, 2: -0.5}
+_REMEMBERED = 256
+_NODES = 64
+"""Per factor of two: the derivative by the parameter is that of a polynomial through rates at five of these values,
+which all branches share. Its error, 1e-8, only turns the tangents of curves."""
+_NEAR_ZERO = 1e-3
+_OFFSETS = ((-2, -1, 0, 1, 2), (0, 1, 2, 3, 4), (1, 2, 3, 4, 5), (-4, -3, -2, -1, 0), (-5, -4, -3, -2, -1))
 
 
 def at_value(problem: Problem, name: str, value: float) -> tuple[Problem, float]:
@@ -106,7 +107,7 @@ class Family:
         return self._jacobians[key]
 
     def by_parameter(self, x: Array, value: float) -> Array:
-        """Return the derivative by the parameter, shape (d,), at a state x (d,): exact, or to about 1e-6."""
+        """Return the derivative by the parameter, shape (d,), at a state x (d,): exact, or to about 1e-8."""
         if self.name == BATCH:
             unit = self.closed.unit(x)
             tau = self.problem.rate(0.0)
@@ -114,14 +115,21 @@ class Family:
         if self.name == "learning_rate":
             unit = self.closed.unit(x)
             return unit.drift + 2.0 * value * unit.diffusion
-        h = _STEP * (abs(value) or 1.0)
+        spacing = 2.0 ** np.floor(np.log2(max(abs(value), _NEAR_ZERO))) / _NODES
+        middle = round(value / spacing)
         reason: InvalidInput | None = None
-        for rule in (_CENTRAL, _FORWARD, {-k: -w for k, w in _FORWARD.items()}):
+        for offsets in _OFFSETS:
+            nodes = spacing * (middle + np.array(offsets))
             try:
-                return np.sum([w * self.rates(x, value + k * h) for k, w in rule.items()], axis=0) / h
+                rates = np.array([self.rates(x, float(node)) for node in nodes])
             except InvalidInput as error:
                 reason = error
-        raise InvalidInput("name", self.name, f"a parameter that can be varied by {2 * h:g} ({reason})") from reason
+                continue
+            gaps = (nodes - value) / spacing
+            # Weights with which differences of polynomials up to order four are exact.
+            weights = np.linalg.solve(np.vander(gaps, increasing=True).T, np.eye(len(gaps))[1])
+            return np.asarray(weights @ rates / spacing)
+        raise InvalidInput("name", self.name, f"a parameter that can be varied by {4 * spacing:g} ({reason})") from reason
 
     def _made(self, value: float) -> tuple[ClosedRates, float, float]:
         problem, factor = at_value(self.problem, self.name, value)
