@@ -85,6 +85,8 @@ class Family:
         self.problem, self.name = problem, name
         self.rtol = accuracy(problem)
         self.closed = ClosedRates(replace(problem, batch_size=1) if name == BATCH else problem, self.rtol)
+        # `ClosedRates` keeps a problem of rate one as it is, which saves most of what a new value costs.
+        self._unit = replace(problem, learning_rate=1.0)
         self._at = lru_cache(maxsize=_REMEMBERED)(self._made)
         self._jacobians: dict[tuple[float, bytes], Derivative] = {}
 
@@ -132,5 +134,9 @@ class Family:
         raise InvalidInput("name", self.name, f"a parameter that can be varied by {4 * spacing:g} ({reason})") from reason
 
     def _made(self, value: float) -> tuple[ClosedRates, float, float]:
-        problem, factor = at_value(self.problem, self.name, value)
-        return ClosedRates(problem, self.rtol), problem.rate(0.0), factor
+        tau = self.problem.rate(0.0)
+        if self.name == BATCH:
+            return self.closed, tau / value, value
+        if self.name == "learning_rate":
+            return self.closed, value, 1.0
+        return ClosedRates(with_parameter(self._unit, self.name, value), self.rtol), tau, 1.0

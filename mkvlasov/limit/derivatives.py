@@ -79,7 +79,8 @@ class ClosedRates:
         self.problem = problem
         self.entries = Entries(problem.outputs, problem.n_features)
         # For tau = 1: the powers of the learning rate are put in by hand.
-        self._coefficients = LimitCoefficients(replace(problem, learning_rate=1.0), rtol)
+        unit = problem if problem.learning_rate == 1.0 else replace(problem, learning_rate=1.0)
+        self._coefficients = LimitCoefficients(unit, rtol)
 
     @property
     def free(self) -> npt.NDArray[np.int64]:
