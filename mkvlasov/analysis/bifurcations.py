@@ -7,14 +7,16 @@ eigenvalues of dF/dx in falling order (everything else). What vanishes is locate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.arclength import Branch, Equation, Point, Steps
+from mkvlasov.analysis.arclength import Branch, Point, Steps
 from mkvlasov.analysis.crossings import crossing
+from mkvlasov.analysis.equations import Equation
 
 FOLD, BRANCH_POINT, VERTEX, HOPF = "fold", "branch point", "vertex", "Hopf"
 
@@ -26,6 +28,8 @@ _NULL = 1e-4
 """Singular values of dF/dx below this part of the derivative nearby count as null directions at a crossing."""
 _TURNING = 1e-4
 """Imaginary parts above this part of the largest eigenvalue make a Hopf point."""
+_CLEAR = 10.0
+"""Points further from a bifurcation than this multiple of its error lie on one side of it."""
 
 
 class Event(NamedTuple):
@@ -162,6 +166,51 @@ def _vanishing(equation: Equation, branch: Branch, i: int, k: int, noise: float,
     return Event(
         BRANCH_POINT, i, point, p, error, _null(point.matrix[:, :-1], float(np.linalg.norm(branch.matrices[i]))), None
     )
+
+
+class Passage(NamedTuple):
+    """A branch at a bifurcation: p (n,), unstable dimensions (n,), and the index of the point nearest to it."""
+
+    p: Array
+    unstable: npt.NDArray[np.int64]
+    nearest: int
+
+
+def criticality(value: float, error: float, passages: Sequence[Passage]) -> str | None:
+    """Return "supercritical" or "subcritical": how the branch that emerges at a pitchfork p = value + c s^2 curves.
+
+    Supercritical where it lies on the side on which the trunk, the branch that goes on, has more unstable directions.
+
+    Parameters
+    ----------
+    value, error : float
+        Of the parameter at the pitchfork.
+    passages : sequence of Passage
+        The trunk, and branches that begin or end there.
+
+    Returns
+    -------
+    str or None
+        None if there is no trunk or no emerging branch.
+    """
+    less_stable, curvature = 0.0, 0.0
+    for p, unstable, nearest in passages:
+        gaps = p - value
+        clear = np.abs(gaps) > _CLEAR * error
+        before, after = np.flatnonzero(clear[: nearest + 1]), nearest + np.flatnonzero(clear[nearest:])
+        if nearest in (0, len(p) - 1):
+            beyond = after if nearest == 0 else before[::-1]
+            # Past the first point, which may lie as near as the branch could be followed.
+            curvature = gaps[beyond[beyond != nearest][0]] if (beyond != nearest).any() else 0.0
+            continue
+        if clear[nearest]:  # then it counts on its own side
+            before, after = (before[:-1], after) if gaps[nearest] * gaps[nearest + 1] > 0.0 else (before, after[1:])
+        if len(before) and len(after) and gaps[before[-1]] * gaps[after[0]] < 0.0:
+            i, j = before[-1], after[0]
+            less_stable = float(unstable[j] - unstable[i]) * np.sign(gaps[j])
+    if not less_stable * curvature:
+        return None
+    return "supercritical" if less_stable * curvature > 0.0 else "subcritical"
 
 
 def _null(matrix: Array, size: float) -> Array:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from mkvlasov import _checks
 from mkvlasov._typing import Array, Seed
 from mkvlasov.analysis import arclength, newton
-from mkvlasov.analysis.arclength import Branch, Equation, Steps
-from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, Event, find_events
+from mkvlasov.analysis.arclength import Branch, Steps
+from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, Event, Passage, criticality, find_events
 from mkvlasov.analysis.crossings import branch_directions
+from mkvlasov.analysis.curves import SINGULAR, VANISHES, Curves
 from mkvlasov.analysis.diagram import Bifurcation, BifurcationDiagram, FixedPointBranch
+from mkvlasov.analysis.equations import Equation
 from mkvlasov.analysis.families import Family, check_bounds
-from mkvlasov.analysis.fixed_points import fixed_points, name_of
-from mkvlasov.analysis.stability import classify
+from mkvlasov.analysis.fixed_points import ZERO_WEIGHTS, fixed_points, name_of
 from mkvlasov.analysis.symmetries import Symmetries, find_symmetries, same
-from mkvlasov.errors import InvalidInput, UnsupportedError
-from mkvlasov.limit.coefficients import LimitCoefficients
+from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.derivatives import ClosedRates
 from mkvlasov.problem.contrastive import Problem
 
@@ -29,29 +28,25 @@ _DECADE = 20.0
 _GENERIC = (0.381966, 0.763932)
 """Where symmetries are looked for: at two values that are nothing special."""
 _SEARCH_RTOL = 1e-6
-_OUTSIDE = -1e-9
-"""Smallest eigenvalue of Q - R R^T, over Q, of an admissible state."""
-_FAR_OUTSIDE = -1e-2
-"""The same where rates are asked for on the way."""
 _EMPTY = 1e-12
-_VANISHING = 1e-5
-"""Q, over that of the state from which a branch was followed, at which it ends because weights vanish."""
-_SINGULAR = 1e-4
 _SAME = 1e-6
 _NEARBY = 1e-3
 """Of an interpolated branch, where the corrector fails."""
 _MEETING = 1e-4
 """Scaled distance of bifurcations that are one."""
 _APART = 1e-3
-"""Scaled distance of a bifurcation of zero weights from the end of a branch that vanishes there."""
+"""Scaled distance along the parameter of a bifurcation from a branch that ends there."""
 _ASIDE = 0.02
 """Distance, in scaled variables, at which new branches are searched around a point with several null vectors."""
 _AROUND = 24
+_SMALL = np.geomspace(0.03, 1.0, 6)
+"""Sizes of weights with which branches out of zero weights are searched."""
+_INNER = (0.1, 0.6)
+"""And their 1 - |q|^2."""
+_LEAST = 1e-8
+"""Q at which such a search ends."""
 _ARM = 0.017
 """First step on a branch that was switched to: no simple multiple of the others, so that none meets the point again."""
-
-
-VANISHES = "Q vanishes"
 
 
 def continue_fixed_points(
@@ -125,6 +120,7 @@ def continue_fixed_points(
     with tqdm(desc="continuation", unit="point", disable=None if progress else True) as bar:
         tracer.bar = bar
         for value in searched:
+            bar.set_postfix_str(f"searching at {value:.4g}")
             for point in fixed_points(family.problem_at(float(value)), starts=starts, rng=rng):
                 tracer.add(family.closed.entries.pack(point.Q, point.R), float(value))
     return tracer.diagram(searched)
@@ -170,7 +166,7 @@ class _Tracer:
     def __init__(self, family: Family, bounds: tuple[float, float], logarithmic: bool, symmetries: Symmetries) -> None:
         self.family, self.bounds, self.logarithmic, self.symmetries = family, bounds, logarithmic, symmetries
         self.entries = family.closed.entries
-        self.kept = _without_rotations(family.closed.free, symmetries)
+        self.curves = Curves(family, bounds, logarithmic, symmetries, self._tick)
         one = family.problem.outputs == 1
         self.steps = Steps(tolerance=1e-10 if one else 1e-8, most=1000 if one else 300)
         self.traced: list[tuple[Equation, Branch]] = []
@@ -186,15 +182,15 @@ class _Tracer:
             x = self.symmetries.copies(x)[0]  # the one with positive overlaps
             if self._is_known(x, p):
                 continue
-            equation = self._equation(x)
-            branch = arclength.follow(equation, x[self.kept], p, steps=self.steps)
+            equation = self.curves.equation(x)
+            branch = arclength.follow(equation, x[self.curves.kept], p, steps=self.steps)
             if branch is None:
                 self._note(f"the fixed point {self._words(x)} at {p:.6g} was not found again")
                 continue
             pieces = self._pieces(equation, branch)
-            pieces.sort(key=lambda pair: float(np.abs(pair[0].x - x[self.kept]).sum(axis=1).min()))
+            pieces.sort(key=lambda pair: float(np.abs(pair[0].x - x[self.curves.kept]).sum(axis=1).min()))
             for piece, events in pieces:
-                if self._is_known(self._state(piece.x[len(piece) // 2]), float(piece.p[len(piece) // 2])):
+                if self._is_known(self.curves.state(piece.x[len(piece) // 2]), float(piece.p[len(piece) // 2])):
                     continue
                 self.traced.append((equation, piece))
                 for event in events:
@@ -203,85 +199,37 @@ class _Tracer:
 
     def diagram(self, searched: Array) -> BifurcationDiagram:
         """Return everything in the words of the problem."""
-        branches = [self._described(equation, branch) for equation, branch in self.traced]
+        branches = [self.curves.described(branch) for _, branch in self.traced]
         for i, branch in enumerate(branches):
             for end, where in zip(branch.ends, (0, -1), strict=True):
                 if end in (arclength.STEP, arclength.POINTS):
                     self._note(f"branch {i} ({branch.name}) ends at {branch.parameter[where]:.6g}: {end}")
-            if VANISHES in branch.ends:
-                self._attach(i, float(branch.parameter[-branch.ends.index(VANISHES)]))
+                elif end in (VANISHES, SINGULAR):
+                    last = self.curves.state(self.traced[i][1].x[where])
+                    self._attach(i, last, float(branch.parameter[where]), float(branch.Q.max()))
+        for meeting in self.events:
+            if not meeting.x.any() and all(branches[i].name == ZERO_WEIGHTS for i in meeting.branches):
+                self._note(f"no admissible branch out of zero weights was found at {meeting.p:.6g}")
         meetings = sorted(self.events, key=lambda meeting: meeting.p)
         return BifurcationDiagram(
             problem=self.family.problem, name=self.family.name, bounds=self.bounds, logarithmic=self.logarithmic,
-            branches=tuple(branches), bifurcations=tuple(self._named(meeting) for meeting in meetings),
+            branches=tuple(branches), bifurcations=tuple(self._named(meeting, branches) for meeting in meetings),
             symmetries=self.symmetries.names, searched=np.asarray(searched), unfinished=tuple(self.unfinished),
         )  # fmt: skip
 
-    def _attach(self, index: int, p: float) -> None:
-        """Note that a branch vanishes where zero weights lose or gain stability."""
+    def _attach(self, index: int, x: Array, p: float, q: float) -> None:
+        """Note that a branch, on which Q is at most q, ends at a bifurcation of another one."""
         for i, meeting in enumerate(self.events):
-            if not meeting.x.any() and abs(self._axis(meeting.p) - self._axis(p)) < _APART:
+            near = (np.abs(self.symmetries.copies(x) - meeting.x).max(axis=1) < np.sqrt(_MEETING) * q).any()
+            if near and abs(self._axis(meeting.p) - self._axis(p)) < _APART:
                 self.events[i] = replace(meeting, branches=meeting.branches | {index})
-
-    def _equation(self, x: Array) -> Equation:
-        """Return the equation of fixed points, with the scales of a state."""
-        family, kept = self.family, self.kept
-
-        def residual(y: Array, p: float) -> Array:
-            state = self._state(y)
-            return np.full(len(y), np.nan) if self._is_far_outside(state) else self._rates(state, p)[kept]
-
-        def jacobian(y: Array, p: float) -> tuple[Array, Array]:
-            state = self._state(y)
-            if self._is_far_outside(state):
-                return np.full((len(y), len(y)), np.nan), np.full(len(y), np.nan)
-            if self.bar is not None:
-                self.bar.update()
-            try:
-                return family.jacobian(state, p).value[np.ix_(kept, kept)], family.by_parameter(state, p)[kept]
-            except UnsupportedError:
-                return np.full((len(y), len(y)), np.nan), np.full(len(y), np.nan)
-
-        def admissible(y: Array, p: float) -> bool:
-            state = self._state(y)
-            if (
-                x.any()
-                and np.diagonal(self.entries.unpack(state)[0]).max() < _VANISHING * newton.scales(self.entries, x)[-1]
-            ):
-                return False
-            q = newton.scales(self.entries, state)[-1]
-            return bool(newton.smallest_eigenvalue(self.entries, state) >= _OUTSIDE * q)
-
-        return Equation(
-            residual=residual, jacobian=jacobian, bounds=self.bounds, scale=newton.scales(self.entries, x)[kept],
-            logarithmic=self.logarithmic, admissible=admissible,
-        )  # fmt: skip
-
-    def _rates(self, state: Array, p: float) -> Array:
-        try:
-            return self.family.rates(state, p)
-        except UnsupportedError:
-            return np.full(len(state), np.nan)
-
-    def _is_far_outside(self, state: Array) -> bool:
-        q = newton.scales(self.entries, state)[-1]
-        return bool(newton.smallest_eigenvalue(self.entries, state) < _FAR_OUTSIDE * q)
-
-    def _state(self, y: Array) -> Array:
-        """Return the whole state (d,) of the entries that are followed."""
-        x = self.entries.pack(np.eye(self.entries.outputs), np.zeros((self.entries.outputs, self.entries.features)))
-        if self.family.problem.constraint != "sphere":
-            x[:] = 0.0
-        x[self.kept] = y
-        # Zero weights: rounding would ask for the limit at a negative Q.
-        return x if np.abs(x).max() > _EMPTY else np.zeros_like(x)
 
     def _is_known(self, x: Array, p: float) -> bool:
         """Whether a fixed point, or a symmetric copy of it, lies on a branch."""
         copies = self.symmetries.copies(x)
         for equation, branch in self.traced:
             u = np.array([equation.pack(y, value) for y, value in zip(branch.x, branch.p, strict=True)])
-            a = equation.pack(x[self.kept], p)[-1]
+            a = equation.pack(x[self.curves.kept], p)[-1]
             ahead, behind = u[1:, -1] - a, u[:-1, -1] - a
             for i in np.flatnonzero((ahead * behind <= 0.0) | (np.minimum(abs(ahead), abs(behind)) < _EMPTY)):
                 share = 0.0 if ahead[i] == behind[i] else np.clip(behind[i] / (behind[i] - ahead[i]), 0.0, 1.0)
@@ -290,15 +238,15 @@ class _Tracer:
                 near = [
                     c
                     for c in copies
-                    if np.abs(c[self.kept] / equation.scale - guess[:-1]).max()
+                    if np.abs(c[self.curves.kept] / equation.scale - guess[:-1]).max()
                     < 0.1 * max(1.0, np.abs(guess[:-1]).max())
                 ]
                 if not near:
                     continue
                 found = arclength.correct(equation, guess, None, None, self.steps)
-                state, tolerance = self._state(equation.unpack(found.u)[0]), _SAME
+                state, tolerance = self.curves.state(equation.unpack(found.u)[0]), _SAME
                 if found.failure:
-                    state, tolerance = self._state(equation.unpack(guess)[0]), _NEARBY
+                    state, tolerance = self.curves.state(equation.unpack(guess)[0]), _NEARBY
                 if any(same(self.entries, copy, state, tolerance) for copy in near):
                     return True
         return False
@@ -306,10 +254,16 @@ class _Tracer:
     def _pieces(self, equation: Equation, branch: Branch) -> list[tuple[Branch, list[Event]]]:
         """Cut a branch where it turns back at another one: beyond it comes its mirror image, or its like."""
         events = self._located(equation, branch)
-        cuts = [event for event in events if event.kind == VERTEX]
+        cuts: list[Event | None] = [event for event in events if event.kind == VERTEX]
         pieces: list[tuple[Branch, list[Event]]] = []
         begin, head = 0, None
-        for tail in (*cuts, None):
+        if cuts and branch.ends[0] == arclength.CLOSED:
+            # Where a loop was begun means nothing: it begins and ends at its first cut instead.
+            branch, events, head = _turned(branch, events)
+            cuts = [event for event in events if event.kind == VERTEX]
+        else:
+            cuts.append(None)
+        for tail in cuts:
             stop = len(branch) if tail is None else tail.interval + 1
             # An event in the interval of a cut counts for the piece before it.
             inner = [e for e in events if e.kind != VERTEX and begin <= e.interval < stop]
@@ -319,8 +273,10 @@ class _Tracer:
         return pieces
 
     def _located(self, equation: Equation, branch: Branch) -> list[Event]:
-        block = np.ix_(self.kept, self.kept)
-        errors = [self.family.jacobian(self._state(y), p).error[block] for y, p in zip(branch.x, branch.p, strict=True)]
+        block = np.ix_(self.curves.kept, self.curves.kept)
+        errors = [
+            self.family.jacobian(self.curves.state(y), p).error[block] for y, p in zip(branch.x, branch.p, strict=True)
+        ]
         events = find_events(equation, branch, np.array(errors), self.steps)
         for i in events.unresolved:
             self._note(f"a change between {branch.p[i]:.8g} and {branch.p[i + 1]:.8g} was not located")
@@ -329,7 +285,7 @@ class _Tracer:
     def _register(self, equation: Equation, event: Event, index: int) -> bool:
         """Keep a bifurcation, or the more exact of two that are one; return whether it is new."""
         y, p = equation.unpack(event.point.u)
-        x = self._state(y)
+        x = self.curves.state(y)
         copies = self.symmetries.copies(x)
         for i, known in enumerate(self.events):
             scaled = np.abs(copies - known.x).max(axis=1) / newton.scales(self.entries, x)[-1]
@@ -345,92 +301,97 @@ class _Tracer:
     def _switched(self, equation: Equation, event: Event) -> list[tuple[Array, float]]:
         """Return first points on the branches that meet at a branch point."""
         y, p = equation.unpack(event.point.u)
-        x = self._state(y)
+        x = self.curves.state(y)
         if not x.any():
-            return []  # whatever comes out of zero weights is met from the other side
+            return self._born(equation, event)
         directions = branch_directions(equation, y, p) if event.null.shape[1] == 1 else np.zeros((0, len(y) + 1))
         found = []
         for direction in (*directions, *-directions):
             arm = arclength.follow(equation, y, p, direction=direction, steps=replace(self.steps, most=2, first=_ARM))
             if arm is not None and len(arm) == 2:
-                found.append((self._state(arm.x[1]), float(arm.p[1])))
+                found.append((self.curves.state(arm.x[1]), float(arm.p[1])))
         return found or self._around(equation, event)
 
     def _around(self, equation: Equation, event: Event) -> list[tuple[Array, float]]:
         """Search fixed points beside a branch point along its null vectors."""
         rng = np.random.default_rng(0)  # any directions do
+        weights = rng.normal(size=(_AROUND, event.null.shape[1]))
+        moves = 5.0 * _ASIDE * weights / np.linalg.norm(weights, axis=1, keepdims=True) @ event.null.T * equation.scale
+        y, _ = equation.unpack(event.point.u)
+        return self._beside(event, np.array([self.curves.state(y + move) for move in moves]))
+
+    def _born(self, equation: Equation, event: Event) -> list[tuple[Array, float]]:
+        """Search small weights beside a bifurcation of zero weights: Q is quadratic in R there."""
+        rng = np.random.default_rng(0)  # any directions do
+        states = []
+        for size in _SMALL:
+            for inner in _INNER:
+                move = np.zeros(self.entries.size)
+                move[self.curves.kept] = event.null @ rng.normal(size=event.null.shape[1]) * equation.scale
+                dQ, R = self.entries.unpack(move)
+                R = R / max(float(np.linalg.norm(R)), _SAME)
+                noise = dQ @ dQ.T / max(float(np.linalg.norm(dQ)) ** 2, _SAME) + inner * np.eye(len(dQ))
+                states.append(self.entries.pack(size**2 * (R @ R.T + noise), size * R))
+        return self._beside(event, np.array(states))
+
+    def _beside(self, event: Event, starts: Array) -> list[tuple[Array, float]]:
+        """Search fixed points on both sides of a bifurcation."""
         found = []
+        starts = starts[newton.smallest_eigenvalue(self.entries, starts) > 0.0]
         for side in (-1.0, 1.0):
             u = event.point.u.copy()
             u[-1] += side * _ASIDE
-            if not 0.0 <= u[-1] <= 1.0:
+            if not (0.0 <= u[-1] <= 1.0 and len(starts)):
                 continue
-            y, p = equation.unpack(u)
-            weights = rng.normal(size=(_AROUND, event.null.shape[1]))
-            moves = 5.0 * _ASIDE * weights / np.linalg.norm(weights, axis=1, keepdims=True) @ event.null.T
-            starts = np.array([self._state(y + move * equation.scale) for move in moves])
-            starts = starts[newton.smallest_eigenvalue(self.entries, starts) > 0.0]
-            if not len(starts):
-                continue
+            p = self._value(float(u[-1]))
             problem = self.family.problem_at(p)
-            q = float(newton.scales(self.entries, starts[0])[-1])
             tau = problem.rate(0.0)
-            ends = newton.search(ClosedRates(problem, _SEARCH_RTOL), starts, tau, (1e-4 * q, 1e4 * q))
+            limits = (_LEAST, 1e4 * float(newton.scales(self.entries, starts)[:, -1].max()))
+            ends = newton.search(ClosedRates(problem, _SEARCH_RTOL), starts, tau, limits)
             exact = newton.polish(ClosedRates(problem, self.family.rtol), ends.x[ends.ended == newton.CONVERGED], tau)
             found += [(x, p) for x in exact.x[exact.ended == newton.CONVERGED]]
         return found
 
-    def _described(self, equation: Equation, branch: Branch) -> FixedPointBranch:
-        states = np.array([self._state(y) for y in branch.x])
-        Q, R = self.entries.unpack(states)
-        free = np.ix_(self.family.closed.free, self.family.closed.free)
-        stabilities, losses, residuals = [], [], []
-        for x, q, r, p in zip(states, Q, R, branch.p, strict=True):
-            derivative = self.family.jacobian(x, p)
-            stabilities.append(classify(derivative.value[free], derivative.error[free]))
-            problem = self.family.problem_at(p)
-            losses.append(float(LimitCoefficients(problem, self.family.rtol)(q, r).loss))
-            residuals.append(float(np.abs(self.family.rates(x, p)).max()))
-        middle = states[len(states) // 2]
-        return FixedPointBranch(
-            name=name_of(*self.entries.unpack(middle)), parameter=branch.p, Q=Q, R=R, loss=np.array(losses),
-            eigenvalues=np.array([s.eigenvalues for s in stabilities]),
-            unstable_dimension=np.array([s.unstable_dimension for s in stabilities]),
-            centre_dimension=np.array([s.centre_dimension for s in stabilities]),
-            residual=np.array(residuals), copies=len(self.symmetries.copies(middle)),
-            is_continuum=self.symmetries.is_rotated(middle),
-            ends=(self._end(states, 0, branch.ends[0]), self._end(states, -1, branch.ends[1])),
-        )  # fmt: skip
-
-    def _end(self, states: Array, where: int, reason: str) -> str:
-        """Say more exactly how a branch leaves the admissible set."""
-        if reason != arclength.INADMISSIBLE:
-            return reason
-        least = newton.smallest_eigenvalue(self.entries, states[where])
-        q = newton.scales(self.entries, states[where])[-1]
-        return "Q - R R^T becomes singular" if least < _SINGULAR * q else VANISHES
-
-    def _named(self, meeting: _Meeting) -> Bifurcation:
+    def _named(self, meeting: _Meeting, branches: list[FixedPointBranch]) -> Bifurcation:
         event, x = meeting.event, meeting.x
         Q, R = self.entries.unpack(x)
         vectors = []
         for null in event.null.T:
             move = np.zeros(self.entries.size)
-            move[self.kept] = null * meeting.equation.scale
+            move[self.curves.kept] = null * meeting.equation.scale
             vectors.append(move / np.linalg.norm(move))
         broken, reversed_ = self.symmetries.broken(x, np.array(vectors).reshape(len(vectors), -1))
-        kind = event.kind
+        kind, sort = event.kind, None
         if kind in (BRANCH_POINT, VERTEX):
             kind = "pitchfork" if reversed_ or (broken and len(vectors) > 1) else "transcritical"
+            if kind == "pitchfork" and len(vectors) == 1:
+                sort = criticality(
+                    meeting.p, event.error, [self._passage(meeting, branches[i]) for i in meeting.branches]
+                )
         return Bifurcation(
-            kind=kind, value=meeting.p, error=event.error, Q=Q, R=R,
+            kind=kind, criticality=sort, value=meeting.p, error=event.error, Q=Q, R=R,
             directions=tuple(self.entries.unpack(v) for v in vectors), frequency=event.frequency,
             broken=() if kind in (FOLD, HOPF) else broken, branches=tuple(sorted(meeting.branches)),
         )  # fmt: skip
 
+    def _passage(self, meeting: _Meeting, branch: FixedPointBranch) -> Passage:
+        """Return where a branch comes nearest to a bifurcation."""
+        states = self.entries.pack(branch.Q, branch.R)
+        gaps = np.abs(states - self.symmetries.copies(meeting.x)[:, None]).max(axis=-1).min(axis=0)
+        along = np.abs([self._axis(p) - self._axis(meeting.p) for p in branch.parameter])
+        nearest = int((gaps / (branch.Q.max() or 1.0) + along).argmin())
+        return Passage(branch.parameter, branch.unstable_dimension, nearest)
+
     def _axis(self, p: float) -> float:
         low, high = self.bounds
         return float(np.log(p / low) / np.log(high / low)) if self.logarithmic else (p - low) / (high - low)
+
+    def _value(self, part: float) -> float:
+        return float(np.clip(_between(*self.bounds, part, self.logarithmic), *self.bounds))
+
+    def _tick(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
 
     def _words(self, x: Array) -> str:
         return name_of(*self.entries.unpack(x))
@@ -440,16 +401,17 @@ class _Tracer:
             self.unfinished.append(text)
 
 
-def _without_rotations(free: npt.NDArray[np.int64], symmetries: Symmetries) -> npt.NDArray[np.int64]:
-    """Return the free entries without those that `Symmetries.unrotated` makes zero."""
-    entries = symmetries.entries
-    fixed = {
-        j * entries.features + feature
-        for block in symmetries.rotated
-        for j in range(entries.outputs)
-        for feature in block[j + 1 :]
-    }
-    return np.array([i for i in free if i not in fixed], dtype=np.int64)
+def _turned(branch: Branch, events: list[Event]) -> tuple[Branch, list[Event], Event]:
+    """Return a loop that begins behind the interval of its first vertex, its events, and that vertex."""
+    head = next(event for event in events if event.kind == VERTEX)
+    n, first = len(branch) - 1, head.interval + 1  # the last point is the first one again
+    order = np.roll(np.arange(n), -first)
+    turned = Branch(
+        p=branch.p[order], x=branch.x[order], tangents=branch.tangents[order], matrices=branch.matrices[order],
+        residuals=branch.residuals[order], ends=branch.ends,
+    )  # fmt: skip
+    moved = [event._replace(interval=(event.interval - first) % n) for event in events]
+    return turned, sorted(moved, key=lambda event: event.interval), head
 
 
 def _part(equation: Equation, branch: Branch, kept: slice, head: Event | None, tail: Event | None) -> Branch:

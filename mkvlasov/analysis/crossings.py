@@ -9,7 +9,8 @@ from scipy.interpolate import BarycentricInterpolator
 from scipy.optimize import brentq
 
 from mkvlasov._typing import Array
-from mkvlasov.analysis.arclength import STRAY, Branch, Equation, Point, Steps, correct, plane_across, tangent_of
+from mkvlasov.analysis.arclength import STRAY, Branch, Point, Steps, correct, plane_across, tangent_of
+from mkvlasov.analysis.equations import Equation
 
 _AROUND = np.array([-1.0, -2.0 / 3.0, -1.0 / 3.0, 1.0 / 3.0, 2.0 / 3.0, 1.0])
 _RADII = (0.25, 0.05, 0.01)

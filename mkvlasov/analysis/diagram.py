@@ -94,6 +94,10 @@ class Bifurcation:
     ----------
     kind : str
         "fold"; "pitchfork" (a symmetry is broken); "transcritical" (a branch point that breaks none); "Hopf".
+    criticality : str or None
+        Of a pitchfork: "supercritical" if the new branches lie where the old one has become less stable, so that the
+        state moves away gradually; "subcritical" if they lie where it is more stable, so that it jumps. None where
+        several eigenvalues vanish together, or new branches are not known.
     value, error : float
         Of the parameter; the error is an estimate.
     Q, R : ndarray, shapes (m, m) and (m, K)
@@ -109,6 +113,7 @@ class Bifurcation:
     """
 
     kind: str
+    criticality: str | None
     value: float
     error: float
     Q: Array
@@ -119,9 +124,8 @@ class Bifurcation:
     branches: tuple[int, ...]
 
     def __str__(self) -> str:
-        text = (
-            f"{self.kind} at {self.value:.10g} +- {self.error:.1g} of branch(es) {', '.join(map(str, self.branches))}"
-        )
+        kind = f"{self.criticality} {self.kind}" if self.criticality else self.kind
+        text = f"{kind} at {self.value:.10g} +- {self.error:.1g} of branch(es) {', '.join(map(str, self.branches))}"
         if self.broken:
             text += f", breaks {', '.join(self.broken)}"
         if self.frequency is not None:

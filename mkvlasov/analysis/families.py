@@ -131,7 +131,9 @@ class Family:
             # Weights with which differences of polynomials up to order four are exact.
             weights = np.linalg.solve(np.vander(gaps, increasing=True).T, np.eye(len(gaps))[1])
             return np.asarray(weights @ rates / spacing)
-        raise InvalidInput("name", self.name, f"a parameter that can be varied by {4 * spacing:g} ({reason})") from reason
+        raise InvalidInput(
+            "name", self.name, f"a parameter that can be varied by {4 * spacing:g} ({reason})"
+        ) from reason
 
     def _made(self, value: float) -> tuple[ClosedRates, float, float]:
         tau = self.problem.rate(0.0)

@@ -21,6 +21,8 @@ from mkvlasov.limit.derivatives import ClosedRates
 from mkvlasov.order_parameters import cosine_similarity
 from mkvlasov.problem.contrastive import Problem
 
+ZERO_WEIGHTS = "zero weights"
+
 _SEARCH_RTOL = 1e-6
 _NEARBY = 1e-4
 """Ends of searches closer than this are polished together."""
@@ -321,7 +323,7 @@ def _terms(problem: Problem, c: Coefficients, Q: Array, R: Array, tau: float) ->
 def name_of(Q: Array, R: Array) -> str:
     """Return which feature each output has learnt, in words."""
     if not Q.any():
-        return "zero weights"
+        return ZERO_WEIGHTS
     cosines = cosine_similarity(Q, R)
     if (np.abs(cosines) <= _PRESENT).all():
         return "uninformative"

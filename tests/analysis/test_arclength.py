@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import mkvlasov as mv
-from mkvlasov.analysis.arclength import Equation, Steps, follow
+from mkvlasov.analysis.arclength import Steps, follow
 from mkvlasov.analysis.crossings import branch_directions, crossing
+from mkvlasov.analysis.equations import Equation
 
 FOLD = 1.0 / np.sqrt(3.0)
 """Of p = x^3 - x: x at the folds."""

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mkvlasov.analysis.arclength import Equation, follow
+from mkvlasov.analysis.arclength import follow
 from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, find_events
+from mkvlasov.analysis.equations import Equation
 
 
 def _events(residual, start, p, bounds, scale=None):
