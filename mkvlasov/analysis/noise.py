@@ -13,9 +13,10 @@ from tqdm import tqdm
 from mkvlasov import _checks
 from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.analysis.fixed_points import accuracy, constant_rate
-from mkvlasov.analysis.learnability import learnability, variance_modes
+from mkvlasov.analysis.learnability import learnability
 from mkvlasov.analysis.misalignment import Balance, Effect, effects_of, misalignment
 from mkvlasov.analysis.stable_states import StableStates, follow_stable_states
+from mkvlasov.analysis.uninformative import variance_modes
 from mkvlasov.errors import InvalidInput, UnsupportedError
 from mkvlasov.limit.coefficients import LimitCoefficients
 from mkvlasov.limit.derivatives import ClosedRates

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mkvlasov.analysis.arclength import follow
-from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, find_events
+from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, Passage, criticality, find_events
 from mkvlasov.analysis.equations import Equation
 
 
@@ -74,3 +74,30 @@ def test_neutral_saddles_and_directions_without_change_are_no_bifurcations():
     matrix = np.array([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0], [0.0, 0.0, 0.0]])
     _, _, found = _events(lambda x, p: (matrix + np.diag([p, p, 0.0])) @ x, [0.0, 0.0, 0.0], 0.0, (-0.5, 1.5))
     assert found == []
+
+
+@pytest.mark.parametrize("reverse", [1.0, -1.0])
+@pytest.mark.parametrize(("cubic", "kind"), [(-1.0, "supercritical"), (1.0, "subcritical")])
+def test_pitchforks_are_super_or_subcritical(cubic, kind, reverse):
+    """dx/dt = (p - 0.3) x -+ x^3, and the same with the parameter reversed."""
+
+    def residual(x, p):
+        return (reverse * p - 0.3) * x + cubic * x**3
+
+    def unstable(branch):
+        return (branch.matrices[:, 0, 0] > 0.0).astype(int)
+
+    at = 0.3 * reverse
+    equation, trunk, (event,) = _events(residual, [0.0], -0.5, (-1.0, 1.0))
+    _check(event, BRANCH_POINT, at)
+    direction = np.array([1.0, 0.0])
+    arm = follow(equation, np.zeros(1), at, direction=direction)
+    passages = [
+        Passage(trunk.p, unstable(trunk), int(np.abs(trunk.p - at).argmin())),
+        Passage(arm.p, unstable(arm), 0),
+    ]
+    assert criticality(event.p, event.error, passages) == kind
+    backwards = Passage(arm.p[::-1], unstable(arm)[::-1], len(arm) - 1)
+    assert criticality(event.p, event.error, [backwards, passages[0]]) == kind
+    assert criticality(event.p, event.error, passages[:1]) is None
+    assert criticality(event.p, event.error, passages[1:]) is None

@@ -65,6 +65,7 @@ def test_a_feature_is_learnt_beyond_a_fold_before_it_grows_from_nothing(diagram)
     (fold,) = diagram.of_kind("fold")
     (pitchfork,) = (b for b in diagram.of_kind("pitchfork") if _is_bare(b))
     assert fold.value < pitchfork.value
+    assert pitchfork.criticality == "subcritical"
     for shift, learnt in ((0.01, True), (-0.01, False)):
         problem = with_parameter(PAPER, NAME, fold.value + shift)
         start = mv.initial.Gaussian(Q=fold.Q, R=fold.R)
@@ -148,6 +149,33 @@ def test_branches_that_vanish_are_said_to():
     for point, value in zip(zero[1:], (5.7, 7.7), strict=True):
         assert abs(point.value - value) <= point.error < 1e-4
     assert "Q vanishes" in _branch(diagram, "uninformative").ends
+
+
+def test_branches_out_of_zero_weights_are_found_from_there():
+    """Searched at 8 alone, where weights decay: the branches below 7.7 are met through zero weights."""
+    diagram = mv.reduce(PAPER).continuation(
+        "regularizer.strength", bounds=(7.0, 9.0), searches=1, starts=4, progress=False
+    )
+    assert (diagram.searched == 8.0).all()
+    (point,) = diagram.bifurcations
+    assert point.value == pytest.approx(7.7, abs=1e-6)
+    assert {diagram.branches[i].name.removeprefix("-") for i in point.branches} == {"zero weights", "feature 0"}
+    assert point.criticality == "supercritical"
+    assert diagram.unfinished == ()
+
+
+def test_loops_begin_and_end_at_their_vertices():
+    """A skewed law: a mixed state lives between two pitchforks, and its curve goes around with its mirror image."""
+    atoms = [[a, b] for a in (-0.9, 3.6) for b in (-1.7, 1.7)]
+    problem = replace(PAPER, hidden=mv.hidden.Discrete(atoms, [0.4, 0.4, 0.1, 0.1]))
+    diagram = mv.reduce(problem).continuation(
+        "augmentation.std", bounds=(1.8, 2.6), searches=1, starts=4, progress=False
+    )
+    mixed = [b for b in diagram.branches if b.name.replace("-", "+").removeprefix("+") == "feature 0 + feature 1"]
+    assert [b.ends for b in mixed] == [("branch point", "branch point")]
+    ends = sorted(mixed[0].parameter[[0, -1]])
+    forks = [b for b in diagram.of_kind("pitchfork") if diagram.branches.index(mixed[0]) in b.branches]
+    np.testing.assert_allclose(ends, [b.value for b in forks], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
