@@ -287,8 +287,10 @@ class _Tracer:
         y, p = equation.unpack(event.point.u)
         x = self.curves.state(y)
         copies = self.symmetries.copies(x)
+        # That of the branch, where its weights vanish.
+        size = max(newton.scales(self.entries, x)[-1] if x.any() else 0.0, np.abs(self.traced[index][1].x).max()) or 1.0
         for i, known in enumerate(self.events):
-            scaled = np.abs(copies - known.x).max(axis=1) / newton.scales(self.entries, x)[-1]
+            scaled = np.abs(copies - known.x).max(axis=1) / size
             if abs(self._axis(p) - self._axis(known.p)) < _MEETING and scaled.min() < np.sqrt(_MEETING):
                 new = _Meeting(x, p, event, equation, frozenset())
                 # A branch that goes through is located better than one that turns back.
