@@ -224,3 +224,32 @@ def _unit(equation: Equation, p: float) -> float:
     """Return the change of p per unit of the scaled parameter."""
     low, high = equation.bounds
     return p * float(np.log(high / low)) if equation.logarithmic else high - low
+
+
+def turned(branch: Branch, events: list[Event]) -> tuple[Branch, list[Event], Event]:
+    """Return a loop that begins behind the interval of its first vertex, its events, and that vertex."""
+    head = next(event for event in events if event.kind == VERTEX)
+    n, first = len(branch) - 1, head.interval + 1  # the last point is the first one again
+    order = np.roll(np.arange(n), -first)
+    loop = Branch(
+        p=branch.p[order], x=branch.x[order], tangents=branch.tangents[order], matrices=branch.matrices[order],
+        residuals=branch.residuals[order], ends=branch.ends,
+    )  # fmt: skip
+    moved = [event._replace(interval=(event.interval - first) % n) for event in events]
+    return loop, sorted(moved, key=lambda event: event.interval), head
+
+
+def part_of(equation: Equation, branch: Branch, kept: slice, head: Event | None, tail: Event | None) -> Branch:
+    """Return part of a branch between the points at which it was cut."""
+    first, last = ([] if event is None else [event.point] for event in (head, tail))
+    begin, end = ([equation.unpack(point.u) for point in points] for points in (first, last))
+    return Branch(
+        p=np.array([*(p for _, p in begin), *branch.p[kept], *(p for _, p in end)]),
+        x=np.array([*(x for x, _ in begin), *branch.x[kept], *(x for x, _ in end)]),
+        tangents=np.array([*(q.tangent for q in first), *branch.tangents[kept], *(q.tangent for q in last)]),
+        matrices=np.array([*(q.matrix for q in first), *branch.matrices[kept], *(q.matrix for q in last)]),
+        residuals=np.array(
+            [*(np.abs(q.f).max() for q in first), *branch.residuals[kept], *(np.abs(q.f).max() for q in last)]
+        ),
+        ends=(branch.ends[0] if head is None else BRANCH_POINT, branch.ends[1] if tail is None else BRANCH_POINT),
+    )  # fmt: skip

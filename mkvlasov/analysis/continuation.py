@@ -11,7 +11,18 @@ from mkvlasov import _checks
 from mkvlasov._typing import Array, Seed
 from mkvlasov.analysis import arclength, newton
 from mkvlasov.analysis.arclength import Branch, Steps
-from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, Event, Passage, criticality, find_events
+from mkvlasov.analysis.bifurcations import (
+    BRANCH_POINT,
+    FOLD,
+    HOPF,
+    VERTEX,
+    Event,
+    Passage,
+    criticality,
+    find_events,
+    part_of,
+    turned,
+)
 from mkvlasov.analysis.crossings import branch_directions
 from mkvlasov.analysis.curves import SINGULAR, VANISHES, Curves
 from mkvlasov.analysis.diagram import Bifurcation, BifurcationDiagram, FixedPointBranch
@@ -259,7 +270,7 @@ class _Tracer:
         begin, head = 0, None
         if cuts and branch.ends[0] == arclength.CLOSED:
             # Where a loop was begun means nothing: it begins and ends at its first cut instead.
-            branch, events, head = _turned(branch, events)
+            branch, events, head = turned(branch, events)
             cuts = [event for event in events if event.kind == VERTEX]
         else:
             cuts.append(None)
@@ -267,7 +278,7 @@ class _Tracer:
             stop = len(branch) if tail is None else tail.interval + 1
             # An event in the interval of a cut counts for the piece before it.
             inner = [e for e in events if e.kind != VERTEX and begin <= e.interval < stop]
-            part = _part(equation, branch, slice(begin, stop), head, tail)
+            part = part_of(equation, branch, slice(begin, stop), head, tail)
             pieces.append((part, [*inner, *(e for e in (head, tail) if e is not None)]))
             begin, head = stop, tail
         return pieces
@@ -401,32 +412,3 @@ class _Tracer:
     def _note(self, text: str) -> None:
         if text not in self.unfinished:
             self.unfinished.append(text)
-
-
-def _turned(branch: Branch, events: list[Event]) -> tuple[Branch, list[Event], Event]:
-    """Return a loop that begins behind the interval of its first vertex, its events, and that vertex."""
-    head = next(event for event in events if event.kind == VERTEX)
-    n, first = len(branch) - 1, head.interval + 1  # the last point is the first one again
-    order = np.roll(np.arange(n), -first)
-    turned = Branch(
-        p=branch.p[order], x=branch.x[order], tangents=branch.tangents[order], matrices=branch.matrices[order],
-        residuals=branch.residuals[order], ends=branch.ends,
-    )  # fmt: skip
-    moved = [event._replace(interval=(event.interval - first) % n) for event in events]
-    return turned, sorted(moved, key=lambda event: event.interval), head
-
-
-def _part(equation: Equation, branch: Branch, kept: slice, head: Event | None, tail: Event | None) -> Branch:
-    """Return part of a branch between the points at which it was cut."""
-    first, last = ([] if event is None else [event.point] for event in (head, tail))
-    begin, end = ([equation.unpack(point.u) for point in points] for points in (first, last))
-    return Branch(
-        p=np.array([*(p for _, p in begin), *branch.p[kept], *(p for _, p in end)]),
-        x=np.array([*(x for x, _ in begin), *branch.x[kept], *(x for x, _ in end)]),
-        tangents=np.array([*(q.tangent for q in first), *branch.tangents[kept], *(q.tangent for q in last)]),
-        matrices=np.array([*(q.matrix for q in first), *branch.matrices[kept], *(q.matrix for q in last)]),
-        residuals=np.array(
-            [*(np.abs(q.f).max() for q in first), *branch.residuals[kept], *(np.abs(q.f).max() for q in last)]
-        ),
-        ends=(branch.ends[0] if head is None else BRANCH_POINT, branch.ends[1] if tail is None else BRANCH_POINT),
-    )  # fmt: skip
