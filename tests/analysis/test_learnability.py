@@ -238,7 +238,7 @@ def test_the_figure_marks_zeros_and_draws_no_line_across_jumps_and_gaps():
 def test_a_growth_rate_that_jumps_over_zero_has_no_critical_value_there(monkeypatch):
     """As where the uninformative state changes at once: Brent's method ends at the jump, where nothing vanishes."""
     module = sys.modules["mkvlasov.analysis.learnability"]
-    monkeypatch.setattr(module, "_growth_at", lambda problem, name, value, mode: (np.sign(value - 1.7) + 0.1, 1e-12))
+    monkeypatch.setattr(module, "_growth_at", lambda problem, name, value, *rest: (np.sign(value - 1.7) + 0.1, 1e-12))
     found = critical_values(PAPER, "learning_rate", bounds=(1.0, 3.0))
     assert len(found.values) == 0
     np.testing.assert_allclose(found.jumps, [1.7], atol=1e-9)
