@@ -97,7 +97,7 @@ class Bifurcation:
     criticality : str or None
         Of a pitchfork: "supercritical" if the new branches lie where the old one has become less stable, so that the
         state moves away gradually; "subcritical" if they lie where it is more stable, so that it jumps. None where
-        several eigenvalues vanish together, or new branches are not known.
+        several eigenvalues vanish together, new branches are not known, or the states are those of the PDE.
     value, error : float
         Of the parameter; the error is an estimate.
     Q, R : ndarray, shapes (m, m) and (m, K)

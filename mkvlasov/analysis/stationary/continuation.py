@@ -11,10 +11,11 @@ from tqdm import tqdm
 from mkvlasov import _checks
 from mkvlasov._typing import Array, Seed
 from mkvlasov.analysis import arclength
-from mkvlasov.analysis.arclength import Branch, Equation, Steps
+from mkvlasov.analysis.arclength import Branch, Steps
 from mkvlasov.analysis.bifurcations import BRANCH_POINT, FOLD, HOPF, VERTEX, Event, find_events
 from mkvlasov.analysis.crossings import branch_directions
 from mkvlasov.analysis.diagram import Bifurcation
+from mkvlasov.analysis.equations import Equation
 from mkvlasov.analysis.families import at_value, check_bounds, check_parameter
 from mkvlasov.analysis.fixed_points import name_of
 from mkvlasov.analysis.stationary.diagram import StationaryBranch, StationaryDiagram
@@ -373,7 +374,7 @@ class _Tracer:
         if kind in (BRANCH_POINT, VERTEX):
             kind = "pitchfork" if reversed_ or (broken and len(vectors) > 1) else "transcritical"
         return Bifurcation(
-            kind=kind, value=p, error=event.error, Q=Q, R=R, directions=tuple(entries.unpack(v) for v in vectors),
+            kind=kind, criticality=None, value=p, error=event.error, Q=Q, R=R, directions=tuple(entries.unpack(v) for v in vectors),
             frequency=None, broken=() if kind == FOLD else broken, branches=tuple(sorted(meeting.branches)),
         )  # fmt: skip
 
