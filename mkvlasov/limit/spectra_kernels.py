@@ -59,7 +59,7 @@ def _exponentials(mean: float, step: float, rate: float, e: Array) -> None:
             e[i] = math.exp(min(max(-rate * (mean + step * i), -_EXTREME), _EXTREME))
         return
     factor = math.exp(-rate * step)
-    for start in range(0, n, 32):  # so that rounding does not build up
+    for start in range(0, n, 32):  # in blocks, so that rounding does not build up
         e[start] = math.exp(-rate * (mean + step * start))
         for i in range(start + 1, min(start + 32, n)):
             e[i] = e[i - 1] * factor
@@ -185,15 +185,23 @@ def fold(raw: Array, offset: float, folded: Array, edges: Array) -> None:
     edges : ndarray, shape (FUNCTIONS,)
     """
     n = raw.shape[2]
+    # Loops that touch few arrays are vectorized.
     for i in range(n):
-        y1, d1, s1 = raw[0, 0, i] - offset, raw[1, 0, i], raw[2, 0, i]
-        y2, d2, s2 = raw[0, 1, i] - offset, raw[1, 1, i], raw[2, 1, i]
+        s1, s2 = raw[2, 0, i], raw[2, 1, i]
         folded[S, i], folded[FUNCTIONS + S, i] = s1 + s2, s1 - s2
-        folded[DY, i], folded[FUNCTIONS + DY, i] = d1 * y1 + d2 * y2, d1 * y1 - d2 * y2
-        folded[DD, i], folded[FUNCTIONS + DD, i] = d1 * d1 + d2 * d2, (d1 - d2) * (d1 + d2)
-        folded[D, i] = d1 + d2
-        folded[Y, i] = y1 + y2
-        folded[YY, i] = y1 * y1 + y2 * y2
+    for i in range(n):
+        y1, y2 = raw[0, 0, i] - offset, raw[0, 1, i] - offset
+        folded[Y, i], folded[YY, i] = y1 + y2, y1 * y1 + y2 * y2
+    for i in range(n):
+        d1, d2 = raw[1, 0, i], raw[1, 1, i]
+        folded[D, i], folded[DD, i] = d1 + d2, d1 * d1 + d2 * d2
+    for i in range(n):
+        d1, d2 = raw[1, 0, i], raw[1, 1, i]
+        folded[FUNCTIONS + DD, i] = (d1 - d2) * (d1 + d2)
+    for i in range(n):
+        folded[DY, i] = raw[1, 0, i] * (raw[0, 0, i] - offset) + raw[1, 1, i] * (raw[0, 1, i] - offset)
+    for i in range(n):
+        folded[FUNCTIONS + DY, i] = raw[1, 0, i] * (raw[0, 0, i] - offset) - raw[1, 1, i] * (raw[0, 1, i] - offset)
     for f in range(FUNCTIONS):
         folded[f, 0] *= 0.5  # the node at zero is its own mirror image
         edges[f] = 0.0
