@@ -106,7 +106,7 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bound(values: Array, errors: Array, sizes: Array, norms: Array, nodal: Array) -> None:
+def _bound(values: Array, errors: Array, sizes: Array, norms: Array, nodal: tuple[float, float]) -> None:
     """Add to the errors of pairs what the nodes and rounding leave, and set the sizes."""
     for j in range(N_PAIRS):
         sizes[j] = norms[0, FIRST[j]] * norms[1, SECOND[j]]
@@ -123,7 +123,14 @@ def _accumulate(row: Array, weight: float, value: float, error: float, size: flo
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_factors(
-    factors: Array, weight: float, values: Array, errors: Array, sizes: Array, means: Array, norms: Array, nodal: Array
+    factors: Array,
+    weight: float,
+    values: Array,
+    errors: Array,
+    sizes: Array,
+    means: Array,
+    norms: Array,
+    nodal: tuple[float, float],
 ) -> None:
     """Add a point to E[y y'], E[d d'] and to E d^2, E y^2 of each view, the factors of the rest of a centred batch."""
     for i, j in ((0, _YY_PAIR), (1, _DD_PAIR)):
@@ -187,13 +194,15 @@ def _evaluate(
     means, edges = np.empty((block, 2, 3, FUNCTIONS)), np.empty((block, views, FUNCTIONS))
     spectra, norms = np.empty((block, views, FUNCTIONS, terms)), np.empty((block, 2, FUNCTIONS))
     values, errors, sizes = np.empty((block, N_PAIRS)), np.zeros(N_PAIRS), np.empty(N_PAIRS)
-    nodal, offsets, factors = np.empty(2), np.zeros(2), np.zeros((6, 4))
+    offsets, factors = (0.0, 0.0), np.zeros((6, 4) if centered else (0, 4))
     powers = np.ones(terms)
     for k in range(1, terms):
         powers[k] = r * powers[k - 1]
     if centered:
-        for v in range(2):
-            offsets[v] = _mean_outputs(kind, polynomial, nodes, R, sigmas[v], spacing, weights)
+        offsets = (
+            _mean_outputs(kind, polynomial, nodes, R, sigmas[0], spacing, weights),
+            _mean_outputs(kind, polynomial, nodes, R, sigmas[1], spacing, weights),
+        )
     _clear(entries)
     for start in range(0, len(nodes), block):
         count = min(block, len(nodes) - start)
@@ -214,10 +223,11 @@ def _evaluate(
             else:
                 for j in range(N_PAIRS):
                     errors[j] = 0.0
-            for v in range(views):
-                nodal[v] = nodal_error(means[p, v], norms[p, v], edges[p, v], weights[0, half])
-            if not last:
-                nodal[1] = nodal[0]
+            first = nodal_error(means[p, 0], norms[p, 0], edges[p, 0], weights[0, half])
+            if last:
+                nodal = (first, nodal_error(means[p, 1], norms[p, 1], edges[p, 1], weights[0, half]))
+            else:
+                nodal = (first, first)
                 for f in range(FUNCTIONS):
                     norms[p, 1, f], means[p, 1, 0, f] = norms[p, 0, f], means[p, 0, 0, f]
             _bound(values[p], errors, sizes, norms[p], nodal)

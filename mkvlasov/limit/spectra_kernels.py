@@ -38,7 +38,7 @@ SECOND = np.array([Y, Y, D, Y, S, D, YY, DD, DY])
 SAME = np.array([0, 1, 1, 3, 3, 5, 6, 6, 8])
 """The pair that is the same, or has its functions exchanged."""
 
-_SAFETY = 4.0
+_SAFETY, _SAFETY_TERMS = 4.0, 2.0
 _POLE = math.pi / 2.0
 _EXTREME = 600.0
 """Largest absolute exponent: exp(600) is a number, and 1 is nothing beside it."""
@@ -301,12 +301,18 @@ def sum_series(first: Array, second: Array, alike: bool, powers: Array, values: 
             total += term
             fourth += abs(term)
         ratio = min(fourth / max(third, 1e-300), 0.9)
-        values[j], rests[j] = total, fourth * ratio / (1.0 - ratio)
+        values[j], rests[j] = total, _SAFETY_TERMS * fourth * ratio / (1.0 - ratio)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sum_nodes(
-    first: Array, second: Array, offsets: Array, opposite: bool, weights: Array, values: Array, norms: Array
+    first: Array,
+    second: Array,
+    offsets: tuple[float, float],
+    opposite: bool,
+    weights: Array,
+    values: Array,
+    norms: Array,
 ) -> None:
     """Set the expectations of all pairs where the variables of the two views are equal or opposite, and the norms."""
     for j in range(N_PAIRS):
