@@ -38,6 +38,8 @@ _PUSH = 1e-3
 """Distance from a saddle, over its scale, at which its stable manifold is taken to be straight: errs by its square."""
 _T_MAX = 100.0
 _HALVINGS = 8
+_GRADES = 7
+"""Halvings of the spacing of the grid around a point where boundaries of basins meet."""
 _WIDER = 1.15
 _MEANING = {
     WHOLE: "this plane is the whole phase space",
@@ -175,7 +177,7 @@ def phase_portrait(
     ends = Ends.of(closed.entries, points)
     shown = [j for j in range(len(ends.x)) if section.holds(ends.x[j])]
     if kind == SLAVED:
-        separatrices = _boundaries(section, x, y, on_grid, points, ends)
+        separatrices = _boundaries(section, grid, points, ends)
     elif kind == HELD:
         separatrices = []
     else:
@@ -273,10 +275,19 @@ def _manifolds(section: Section, grid: StartGrid, saddle: Array) -> list[Array]:
     return branches
 
 
-def _boundaries(
-    section: Section, x: Array, y: Array, exists: npt.NDArray[np.bool_], points: FixedPoints, ends: Ends
-) -> list[Array]:
-    """Return the boundaries between the basins of starts in the section, by bisection along the edges of the grid."""
+def _boundaries(section: Section, grid: StartGrid, points: FixedPoints, ends: Ends) -> list[Array]:
+    """Return the boundaries between the basins of starts in the section, by bisection along the edges of a grid.
+
+    Boundaries meet where two directions or more are unstable. There the grid is finer and finer, so that lines end
+    within a small part of its spacing of that point, not in an arc around it.
+    """
+    meet = [j for j, p in enumerate(ends.point) if points[int(p)].stability.unstable_dimension > 1]
+    x, y = (
+        _graded(axis, [ends.x[j, place] for j in meet if section.holds(ends.x[j])])
+        for axis, place in zip(grid.values, section.shown, strict=True)
+    )
+    nodes = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    exists = section.lift(nodes)[1]
     closed = section.closed
     flow = Flow(closed.problem, _T_MAX, 1e-6)
 
@@ -294,8 +305,20 @@ def _boundaries(
         return 0.5 * (a + b)
 
     labels = np.full(exists.size, -1)
-    labels[exists.ravel()] = ends_of(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)[exists.ravel()])
-    return level_lines(x, y, labels.reshape(exists.shape), exists, refine)
+    labels[exists] = ends_of(nodes[exists])
+    shape = len(y), len(x)
+    return level_lines(x, y, labels.reshape(shape), exists.reshape(shape), refine)
+
+
+def _graded(axis: Array, centres: list[Array]) -> Array:
+    """Return an axis with further values that crowd around centres, on both sides in steps that halve."""
+    width = float(np.diff(axis).max())
+    steps = 0.5 ** np.arange(_GRADES)
+    # The centre itself as well: a symmetry may keep its row and column apart from what lies on both sides.
+    added = [centre + sign * width * steps for centre in centres for sign in (1.0, 0.0, -1.0)]
+    values = np.unique(np.concatenate([axis, *added]))
+    inside = values[(values >= axis[0]) & (values <= axis[-1])]
+    return inside[np.append(True, np.diff(inside) > 1e-3 * width * steps[-1])]
 
 
 def _trajectories(section: Section, candidates: Array, count: int) -> list[Array]:

@@ -75,18 +75,24 @@ def _add(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _activate_both_sides(kind: int, polynomial: Array, mean: float, step: float, raw: Array) -> None:
+    """Set sigma, sigma', sigma'' (3, 2, nodes) at mean + step i and at mean - step i."""
+    for side in range(2):
+        activate(kind, polynomial, mean, step if side == 0 else -step, raw[0, side], raw[1, side], raw[2, side])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _mean_outputs(
     kind: int, polynomial: Array, nodes: Array, R: Array, sigma: float, spacing: float, weights: Array
 ) -> float:
     """Return the mean output of a view over all points."""
-    half = weights.shape[1] - 1
-    raw = np.empty((3, 2 * half + 1))
+    raw = np.empty((3, 2, weights.shape[1]))
     result = 0.0
     for p in range(len(nodes)):
-        activate(kind, polynomial, _dot(nodes[p, 1:], R), sigma * spacing, half, raw[0], raw[1], raw[2])
-        total = 0.0
-        for i in range(2 * half + 1):
-            total += weights[0, abs(i - half)] * raw[0, i]
+        _activate_both_sides(kind, polynomial, _dot(nodes[p, 1:], R), sigma * spacing, raw)
+        total = -weights[0, 0] * raw[0, 0, 0]  # which is in both sides
+        for i in range(weights.shape[1]):
+            total += weights[0, i] * (raw[0, 0, i] + raw[0, 1, i])
         result += nodes[p, 0] * total
     return result
 
@@ -100,7 +106,7 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bound(values: Array, errors: Array, sizes: Array, norms: Array, nodal: Array) -> None:
+def _bound(values: Array, errors: Array, sizes: Array, norms: Array, nodal: tuple[float, float]) -> None:
     """Add to the errors of pairs what the nodes and rounding leave, and set the sizes."""
     for j in range(N_PAIRS):
         sizes[j] = norms[0, FIRST[j]] * norms[1, SECOND[j]]
@@ -117,7 +123,14 @@ def _accumulate(row: Array, weight: float, value: float, error: float, size: flo
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _add_factors(
-    factors: Array, weight: float, values: Array, errors: Array, sizes: Array, means: Array, norms: Array, nodal: Array
+    factors: Array,
+    weight: float,
+    values: Array,
+    errors: Array,
+    sizes: Array,
+    means: Array,
+    norms: Array,
+    nodal: tuple[float, float],
 ) -> None:
     """Add a point to E[y y'], E[d d'] and to E d^2, E y^2 of each view, the factors of the rest of a centred batch."""
     for i, j in ((0, _YY_PAIR), (1, _DD_PAIR)):
@@ -176,43 +189,45 @@ def _evaluate(
     last = 0 if sigmas[0] == sigmas[1] and not opposite else 1  # views that are alike are transformed once
     views = last + 1
     block = min(max(1, 2048 // half), len(nodes))
-    raw = np.empty((views, 3, 2 * half + 1))
-    even = np.empty((block, views, FUNCTIONS, half + 1))
-    odd = np.empty((block, views, TRANSFORMED, half + 1))
+    raw = np.empty((views, 3, 2, half + 1))
+    folded = np.empty((block, views, FUNCTIONS + TRANSFORMED, half + 1))
     means, edges = np.empty((block, 2, 3, FUNCTIONS)), np.empty((block, views, FUNCTIONS))
     spectra, norms = np.empty((block, views, FUNCTIONS, terms)), np.empty((block, 2, FUNCTIONS))
     values, errors, sizes = np.empty((block, N_PAIRS)), np.zeros(N_PAIRS), np.empty(N_PAIRS)
-    nodal, offsets, factors = np.empty(2), np.zeros(2), np.zeros((6, 4))
+    offsets, factors = (0.0, 0.0), np.zeros((6, 4) if centered else (0, 4))
     powers = np.ones(terms)
     for k in range(1, terms):
         powers[k] = r * powers[k - 1]
     if centered:
-        for v in range(2):
-            offsets[v] = _mean_outputs(kind, polynomial, nodes, R, sigmas[v], spacing, weights)
+        offsets = (
+            _mean_outputs(kind, polynomial, nodes, R, sigmas[0], spacing, weights),
+            _mean_outputs(kind, polynomial, nodes, R, sigmas[1], spacing, weights),
+        )
     _clear(entries)
     for start in range(0, len(nodes), block):
         count = min(block, len(nodes) - start)
         for p in range(count):
             mean = _dot(nodes[start + p, 1:], R)
             for v in range(views):
-                activate(kind, polynomial, mean, sigmas[v] * spacing, half, raw[v, 0], raw[v, 1], raw[v, 2])
-                fold(raw[v, 0], raw[v, 1], raw[v, 2], half, offsets[v], even[p, v], odd[p, v], edges[p, v])
-                mean_values(even[p, v], weights, means[p, v])
+                _activate_both_sides(kind, polynomial, mean, sigmas[v] * spacing, raw[v])
+                fold(raw[v], offsets[v], folded[p, v], edges[p, v])
+                mean_values(folded[p, v], weights, means[p, v])
             if terms == 0:
                 sum_nodes(raw[0], raw[last], offsets, opposite, weights, values[p], norms[p])
-        transform(even[:count], odd, weights, spacing, spectra)
+        transform(folded[:count], weights, spacing, spectra)
         for p in range(count):
             if terms:
                 for v in range(views):
                     integrate(spectra[p, v], means[p, v], sigmas[v], norms[p, v])
-                sum_series(spectra[p, 0], spectra[p, last], powers, values[p], errors)
+                sum_series(spectra[p, 0], spectra[p, last], last == 0, powers, values[p], errors)
             else:
                 for j in range(N_PAIRS):
                     errors[j] = 0.0
-            for v in range(views):
-                nodal[v] = nodal_error(means[p, v], norms[p, v], edges[p, v], weights[0, half])
-            if not last:
-                nodal[1] = nodal[0]
+            first = nodal_error(means[p, 0], norms[p, 0], edges[p, 0], weights[0, half])
+            if last:
+                nodal = (first, nodal_error(means[p, 1], norms[p, 1], edges[p, 1], weights[0, half]))
+            else:
+                nodal = (first, first)
                 for f in range(FUNCTIONS):
                     norms[p, 1, f], means[p, 1, 0, f] = norms[p, 0, f], means[p, 0, 0, f]
             _bound(values[p], errors, sizes, norms[p], nodal)

@@ -106,7 +106,20 @@ def test_a_slaved_plane_says_so_and_keeps_the_rate_of_q_at_zero():
     portrait = mv.reduce(PAPER).phase_portrait(plane, points=points, trajectories=1)
     assert portrait.kind == "slaved"
     assert "dQ/dt = 0" in portrait.caption
-    assert portrait.separatrices
+    # Four boundaries run into the origin, and none around it: on a circle about it, labels change four times.
+    width = portrait.x[1] - portrait.x[0]
+    assert len(portrait.separatrices) >= 2
+    vertices = np.concatenate(portrait.separatrices)
+    for radius in (0.05 * width, width, 2.0 * width):
+        ring = vertices[np.abs(np.linalg.norm(vertices, axis=1) / radius - 1.0) < 0.5]
+        assert {(x > 0.0, y > 0.0) for x, y in ring} == {(a, b) for a in (True, False) for b in (True, False)}
+    # They are those of the starts: an angle just beside one ends elsewhere.
+    system = mv.reduce(PAPER)
+    start = vertices[np.abs(np.linalg.norm(vertices, axis=1) - 3.0 * width).argmin()]
+    Q = np.full((2, 1, 1), 0.9)
+    turned = np.stack([start + 0.1 * width * np.array([side, -side]) * np.sign(start) for side in (1.0, -1.0)])
+    ends = system.basins((Q, turned[:, None]), points=points, t_max=300.0, progress=False)
+    assert ends.labels[0] != ends.labels[1]
     assert {point.name for point in portrait.points} >= {"feature 0", "-feature 1", "uninformative"}
 
 
