@@ -141,14 +141,14 @@ def basins(problem: str, output: str) -> None:
     click.echo(f"{points}\n")
     Q, _ = content.initial.overlaps(content.problem)
     several = content.problem.outputs > 1  # where coefficients take a thousand times as long
-    starts = mv.random_starts(content.problem, 24 if several else 1000, Q=Q, rng=content.run.seed)
+    starts = mv.random_starts(content.problem, 12 if several else 1000, Q=Q, rng=content.run.seed)
     click.echo(f"Random starts, R uniform in the admissible set at Q = {Q.tolist()}:")
     sample = system.basins(starts, points=points)
     click.echo(f"{sample}\nLabels that change with half the steps and tolerances: {sample.changed_labels().sum()}\n")
     drawn: dict[str, Basins | PhasePortrait | Selection] = {}
     try:
         drawn["selection"] = system.selection_probability(
-            dimension=content.run.dimension, samples=100 if several else 2000, points=points, rng=content.run.seed
+            dimension=content.run.dimension, samples=24 if several else 2000, points=points, rng=content.run.seed
         )
         click.echo(f"{drawn['selection']}\n")
     except UnsupportedError as error:
