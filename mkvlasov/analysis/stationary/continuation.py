@@ -374,7 +374,8 @@ class _Tracer:
         if kind in (BRANCH_POINT, VERTEX):
             kind = "pitchfork" if reversed_ or (broken and len(vectors) > 1) else "transcritical"
         return Bifurcation(
-            kind=kind, criticality=None, value=p, error=event.error, Q=Q, R=R, directions=tuple(entries.unpack(v) for v in vectors),
+            kind=kind, criticality=None, value=p, error=event.error, Q=Q, R=R,
+            directions=tuple(entries.unpack(v) for v in vectors),
             frequency=None, broken=() if kind == FOLD else broken, branches=tuple(sorted(meeting.branches)),
         )  # fmt: skip
 
