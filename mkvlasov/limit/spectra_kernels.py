@@ -40,8 +40,8 @@ SAME = np.array([0, 1, 1, 3, 3, 5, 6, 6, 8])
 
 _SAFETY = 4.0
 _SAFETY_TERMS = 2.0
-"""Terms fall like exp(-c sqrt(n)), for the poles of the activation, so that ratios of quarters grow: as long as they are
-above rounding (c sqrt(n) < 27) the rest is 1.4 to 2 times that of a geometric series."""
+"""Terms fall like exp(-c sqrt(n)), for the poles of the activation, so that ratios of quarters grow: while the terms
+are above rounding (c sqrt(n) < 27) the rest is 1.4 to 2 times that of a geometric series."""
 _POLE = math.pi / 2.0
 _EXTREME = 600.0
 """Largest absolute exponent: exp(600) is a number, and 1 is nothing beside it."""
