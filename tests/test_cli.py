@@ -132,8 +132,6 @@ def test_a_route_that_cannot_honour_the_problem_says_so_in_one_line(run, tmp_pat
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "L1" in err
-    status, out, err = run("solve", "two_outputs", "--method", "pde")
-    assert (status, out, err.count("\n")) == (2, "", 1)
     assert not list(tmp_path.iterdir())
 
 

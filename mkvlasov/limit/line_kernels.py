@@ -20,6 +20,7 @@ from mkvlasov.limit.spectra_kernels import (
     N_PAIRS,
     POLYNOMIAL,
     SECOND,
+    TANH,
     TRANSFORMED,
     YY,
     activate,
@@ -77,6 +78,12 @@ def _add(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _activate_both_sides(kind: int, polynomial: Array, mean: float, step: float, raw: Array) -> None:
     """Set sigma, sigma', sigma'' (3, 2, nodes) at mean + step i and at mean - step i."""
+    if kind == TANH and mean == 0.0:
+        # Odd and even to the last digit, so that weights without overlaps stay without.
+        activate(kind, polynomial, mean, step, raw[0, 0], raw[1, 0], raw[2, 0])
+        for i in range(raw.shape[2]):
+            raw[0, 1, i], raw[1, 1, i], raw[2, 1, i] = -raw[0, 0, i], raw[1, 0, i], -raw[2, 0, i]
+        return
     for side in range(2):
         activate(kind, polynomial, mean, step if side == 0 else -step, raw[0, side], raw[1, side], raw[2, side])
 

@@ -165,7 +165,7 @@ def test_a_blow_up_ends_the_run_with_its_time(activation):
 @pytest.mark.parametrize(
     ("changes", "start", "message"),
     [
-        ({"outputs": 2}, initial.Gaussian(1.0, [[0.5], [0.0]]), "simulate_particles"),
+        ({"outputs": 3}, initial.Gaussian(1.0, [[0.5], [0.0], [0.0]]), "simulate_particles"),
         (
             {"batch_size": np.inf, "regularizer": regularizers.L1(0.5)},
             initial.Gaussian(1.0, [0.5]),
