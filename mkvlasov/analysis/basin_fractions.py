@@ -14,7 +14,7 @@ from mkvlasov._typing import Array, ArrayLike, Seed
 from mkvlasov.analysis.basins import Basins, basins, fraction_of
 from mkvlasov.analysis.initial_overlaps import random_starts
 from mkvlasov.problem.contrastive import Problem
-from mkvlasov.problem.parameters import with_parameter
+from mkvlasov.problem.parameters import parameter, with_parameter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,9 +86,8 @@ def basin_fractions(
     starts : int
         Drawn once, for all values.
     Q, dimension
-        The law of the starts, see `random_starts`: R uniform in the admissible set at this Q, or with `dimension` =
-        N that
-        of weights which are drawn independently of the features, R ~ N(0, Q / N).
+        The law of the starts, see `random_starts`: R uniform in the admissible set at this Q, or with `dimension` = N
+        that of weights which are drawn independently of the features, R ~ N(0, Q / N).
     t_max : float
     rng : seed
     progress : bool
@@ -106,6 +105,7 @@ def basin_fractions(
     UnsupportedError
         For a learning rate that depends on time.
     """
+    parameter(problem, name)  # says so if there is none
     chosen = _checks.array("values", values, ndim=1)
     progress = _checks.flag("progress", progress)
     problems = [with_parameter(problem, name, float(value)) for value in chosen]

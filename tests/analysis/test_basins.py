@@ -231,6 +231,8 @@ def test_bad_starts_are_refused(points):
     for field, starts in cases.items():
         with pytest.raises(mv.InvalidInput, match=rf"^{field}: got"):
             system.basins(starts, points=points)
+    with pytest.raises(mv.InvalidInput, match=r"^name: got 'hidden.skewness'"):
+        mv.basin_fractions(PAPER, "hidden.skewness", [1.0])
     with pytest.raises(mv.InvalidInput, match=r"^tolerance"):
         system.basins(points=points, tolerance=1e-9)
     with pytest.raises(mv.InvalidInput, match=r"^entries: got .*R\[0,1\]"):
