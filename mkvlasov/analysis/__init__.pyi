@@ -11,6 +11,8 @@ from .diagram import FixedPointBranch as FixedPointBranch
 from .fixed_points import FixedPoint as FixedPoint
 from .fixed_points import FixedPoints as FixedPoints
 from .fixed_points import fixed_points as fixed_points
+from .growth import EscapeGrowth as EscapeGrowth
+from .growth import escape_growth as escape_growth
 from .initial_overlaps import StartGrid as StartGrid
 from .initial_overlaps import random_starts as random_starts
 from .learnability import CriticalValues as CriticalValues
@@ -23,10 +25,8 @@ from .portrait import PhasePortrait as PhasePortrait
 from .portrait import phase_portrait as phase_portrait
 from .search import SearchResult as SearchResult
 from .search import search as search
-from .selection import EscapeGrowth as EscapeGrowth
 from .selection import Selection as Selection
 from .selection import SelectionComparison as SelectionComparison
-from .selection import escape_growth as escape_growth
 from .selection import selection_probability as selection_probability
 from .stability import Stability as Stability
 from .stability import classify as classify

@@ -6,7 +6,7 @@ Source: docs/selection.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -130,7 +130,7 @@ class Selection:
             f"{'end':{width}s}{'probability':>12s}{'+-':>9s}",
         ]
         lines += [f"{name:{width}s}{f.value:12.4f}{f.stderr:9.4f}" for name, f in ends.items()]
-        lines.append(f"escape (a cosine reaches {self.level:g}): {_summary(self.escape_times, self.t_max)}")
+        lines.append(f"escape (a cosine reaches {self.level:g}): {summary(self.escape_times, self.t_max)}")
         if self.growth_rate is not None:
             lines.append(f"largest growth rate at the uninformative state: {self.growth_rate:.6g}")
         return "\n".join(lines)
@@ -193,57 +193,9 @@ class SelectionComparison:
         rows = zip(self.names, self.predicted, self.found, self.error, self.z, strict=True)
         lines += [f"{name:{width}s}{p:10.4f}{q:10.4f}{error:9.4f}{z:7.2f}" for name, p, q, error, z in rows]
         lines.append(f"all classes: chi-square {self.chi_square:.2f}, p = {self.p_value:.3g}")
-        lines.append(f"escapes, predicted: {_summary(self.prediction.escape_times, self.prediction.t_max)}")
-        lines.append(f"escapes, runs:      {_summary(self.run_escape_times)}; z of the mean {self.escape_z:.2f}")
+        lines.append(f"escapes, predicted: {summary(self.prediction.escape_times, self.prediction.t_max)}")
+        lines.append(f"escapes, runs:      {summary(self.run_escape_times)}; z of the mean {self.escape_z:.2f}")
         lines.append("agree within 3 standard errors" if self.passed else "DISAGREE by more than 3 standard errors")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True, eq=False)
-class EscapeGrowth:
-    """Escape times at several dimensions.
-
-    Attributes
-    ----------
-    dimensions : ndarray of int, shape (n,)
-    level : float
-    t_max : ndarray, shape (n,)
-    times : ndarray, shape (n, samples)
-        Infinite where a sample has not escaped. Samples of different dimensions share their random numbers.
-    growth_rate : float
-        Largest growth rate at the uninformative state.
-    slope, slope_error : float
-        Of the mean escape time over log N: mean and standard error of the slopes of samples that have escaped at every
-        dimension.
-    """
-
-    dimensions: Array
-    level: float
-    t_max: Array
-    times: Array
-    growth_rate: float
-    slope: float
-    slope_error: float
-
-    @property
-    def predicted_slope(self) -> float:
-        """1 / (2 growth rate), the slope for N to infinity."""
-        return 0.5 / self.growth_rate
-
-    def plot(self, comparisons: Sequence[SelectionComparison] = ()) -> Figure:
-        """Draw quantiles of the escape times over log N, the predicted slope, and quantiles of runs."""
-        from mkvlasov.plotting.selection import plot_escape_growth
-
-        return plot_escape_growth(self, comparisons)
-
-    def __str__(self) -> str:
-        lines = [f"escape times (a cosine reaches {self.level:g}), {self.times.shape[1]} samples"]
-        for n, times, t_max in zip(self.dimensions, self.times, self.t_max, strict=True):
-            lines.append(f"N = {n:<9d} {_summary(times, float(t_max))}")
-        lines.append(
-            f"slope over log N: {self.slope:.4g} +- {self.slope_error:.2g}; predicted for large N: 1 / (2 x "
-            f"{self.growth_rate:.6g}) = {self.predicted_slope:.4g}"
-        )
         return "\n".join(lines)
 
 
@@ -305,8 +257,8 @@ def selection_probability(
     dependence on the overlaps before: they show at small N and large learning rates, where runs can also leave an
     attractor again.
     """
-    task = _Task.of(problem, initial, samples, level, progress)
-    dimension = _dimension(problem, "dimension", dimension)
+    task = Ensemble.of(problem, initial, samples, level, progress)
+    dimension = checked_dimension(problem, "dimension", dimension)
     if points is not None and not isinstance(points, FixedPoints):
         raise InvalidInput("points", points, "what system.fixed_points() returned")
     t_end = task.t_max(t_max, dimension)
@@ -321,59 +273,8 @@ def selection_probability(
     return Selection(problem, task.initial, dimension, task.level, t_end, task.growth_rate, found, ends)
 
 
-def escape_growth(
-    problem: Problem,
-    *,
-    dimensions: Sequence[int] = (200, 2000, 20_000),
-    initial: InitialLaw | None = None,
-    samples: int = 1000,
-    level: float = 0.5,
-    rng: Seed = 0,
-    progress: bool = True,
-) -> EscapeGrowth:
-    """Return how the time that random starts need to escape grows with log N.
-
-    With the largest growth rate g at the uninformative state R ~ N^(-1/2) exp(g t), so that times grow like
-    log N / (2 g).
-
-    Parameters
-    ----------
-    problem : Problem
-        With L2 regularization or none, and a constant learning rate.
-    dimensions : sequence of int
-        Two or more.
-    initial, samples, level, rng, progress
-        As for `selection_probability`.
-
-    Returns
-    -------
-    EscapeGrowth
-
-    Raises
-    ------
-    ClosureError, UnsupportedError, InvalidInput
-        As for `selection_probability`.
-    UnsupportedError
-        If no overlap grows at the uninformative state.
-    """
-    task = _Task.of(problem, initial, samples, level, progress)
-    if not isinstance(dimensions, Sequence | np.ndarray) or len(dimensions) < 2:
-        raise InvalidInput("dimensions", dimensions, "two or more increasing integers")
-    sizes = [_dimension(problem, "dimensions", n) for n in dimensions]
-    if sorted(set(sizes)) != sizes:
-        raise InvalidInput("dimensions", dimensions, "two or more increasing integers")
-    if task.growth_rate is None or task.growth_rate <= 0.0:
-        raise UnsupportedError("escape times: no overlap grows at the uninformative state, so that nothing escapes")
-    seed = _checks.seed_sequence("rng", rng)
-    ends = [task.t_max(None, n) for n in sizes]
-    path = task.path(ends[-1])
-    times = np.array([task.escapes(path, n, end, seed).times for n, end in zip(sizes, ends, strict=True)])
-    slope, error = _slope(np.log(np.array(sizes, dtype=np.float64)), times)
-    return EscapeGrowth(np.array(sizes), task.level, np.array(ends), times, task.growth_rate, slope, error)
-
-
 @dataclass(frozen=True)
-class _Task:
+class Ensemble:
     """Checked arguments that both functions share."""
 
     problem: Problem
@@ -386,7 +287,7 @@ class _Task:
     @classmethod
     def of(
         cls, problem: Problem, initial: InitialLaw | None, samples: object, level: object, progress: object
-    ) -> _Task:
+    ) -> Ensemble:
         constant_rate(problem)
         initial = check_initial(Gaussian(1.0, 0.0) if initial is None else initial, problem)
         samples = _checks.integer("samples", samples, minimum=1)
@@ -422,18 +323,8 @@ class _Task:
         )  # fmt: skip
 
 
-def _dimension(problem: Problem, name: str, value: object) -> int:
+def checked_dimension(problem: Problem, name: str, value: object) -> int:
     return _checks.integer(name, value, minimum=problem.n_features + problem.outputs + 1)
-
-
-def _slope(log_n: Array, times: Array) -> tuple[float, float]:
-    """Return the mean slope of the samples that have escaped at every dimension, and its standard error."""
-    kept = times[:, np.isfinite(times).all(axis=0)]
-    if kept.shape[1] < 2:
-        return math.nan, math.inf
-    centred = log_n - log_n.mean()
-    slopes = centred @ kept / (centred @ centred)
-    return float(slopes.mean()), float(slopes.std(ddof=1) / math.sqrt(len(slopes)))
 
 
 def _compare(prediction: Selection, sgd: SgdSolution) -> SelectionComparison:
@@ -496,7 +387,7 @@ def _z_of_means(first: Array, second: Array, end: float) -> float:
     return float((parts[0].mean() - parts[1].mean()) / error) if error > 0.0 else math.nan
 
 
-def _summary(times: Array, t_max: float | None = None) -> str:
+def summary(times: Array, t_max: float | None = None) -> str:
     """Return mean, spread and quantiles of the times of those that have escaped, and how many have not."""
     known = times[np.isfinite(times)]
     if not len(known):

@@ -13,7 +13,8 @@ from mkvlasov._typing import Array
 from mkvlasov.plotting.style import PALETTE, house_style
 
 if TYPE_CHECKING:
-    from mkvlasov.analysis.selection import EscapeGrowth, Selection, SelectionComparison
+    from mkvlasov.analysis.growth import EscapeGrowth
+    from mkvlasov.analysis.selection import Selection, SelectionComparison
 
 _QUANTILES = (0.05, 0.5, 0.95)
 _MARKERS = ("v", "o", "^")

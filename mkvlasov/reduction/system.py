@@ -15,11 +15,12 @@ from mkvlasov.analysis.basins import Basins, basins
 from mkvlasov.analysis.continuation import continue_fixed_points
 from mkvlasov.analysis.diagram import BifurcationDiagram
 from mkvlasov.analysis.fixed_points import FixedPoint, FixedPoints, fixed_points, stability
+from mkvlasov.analysis.growth import EscapeGrowth, escape_growth
 from mkvlasov.analysis.initial_overlaps import StartGrid
 from mkvlasov.analysis.learnability import Learnability, learnability
 from mkvlasov.analysis.noise import NoiseStudy, noise_study
 from mkvlasov.analysis.portrait import PhasePortrait, phase_portrait
-from mkvlasov.analysis.selection import EscapeGrowth, Selection, escape_growth, selection_probability
+from mkvlasov.analysis.selection import Selection, selection_probability
 from mkvlasov.analysis.stability import Stability
 from mkvlasov.errors import InvalidInput
 from mkvlasov.limit.closure import require_closure
@@ -219,7 +220,7 @@ class ReducedSystem:
         rng: Seed = 0,
         progress: bool = True,
     ) -> EscapeGrowth:
-        """Return how escape times grow with log N; see `mkvlasov.analysis.selection.escape_growth`."""
+        """Return how escape times grow with log N; see `mkvlasov.analysis.growth.escape_growth`."""
         return escape_growth(
             self.problem, dimensions=dimensions, initial=initial, samples=samples, level=level, rng=rng,
             progress=progress,

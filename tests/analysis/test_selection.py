@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 import mkvlasov as mv
-from mkvlasov.analysis.selection import escape_growth, selection_probability
+from mkvlasov.analysis.growth import escape_growth
+from mkvlasov.analysis.selection import selection_probability
 
 LEVEL = 0.5
 
